@@ -1,0 +1,49 @@
+"""Stand-ins for boards that are not here: they take the time that a profile says and compute nothing."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import numpy.typing as npt
+
+from distredge.engine.base import Engine, FloatRows, HeadEngine
+
+
+class EmulatedEngine(Engine):
+    """Holds a split-part for exactly `hold_ms` and returns zeros of the right shape.
+
+    The hold ends at a deadline on the monotonic clock, so the time that the call itself costs is part of it.
+    """
+
+    def __init__(self, out_shape: tuple[int, int, int, int], hold_ms: float) -> None:
+        self._out_shape = out_shape
+        self._hold_ms = hold_ms
+
+    def run(self, x: FloatRows) -> FloatRows:
+        """Zeros, after the hold."""
+        deadline = time.monotonic() + self._hold_ms / 1000.0
+        out = np.zeros(self._out_shape, dtype=np.float32)
+        sleep_until(deadline)
+        return out
+
+
+class EmulatedHead(HeadEngine):
+    """As `EmulatedEngine`, for the head: zeros for each of `outputs` (name, shape)."""
+
+    def __init__(self, outputs: tuple[tuple[str, tuple[int, ...]], ...], hold_ms: float) -> None:
+        self._outputs = outputs
+        self._hold_ms = hold_ms
+
+    def run(self, x: FloatRows) -> dict[str, npt.NDArray[np.float32]]:
+        """Zeros, after the hold."""
+        deadline = time.monotonic() + self._hold_ms / 1000.0
+        out = {name: np.zeros(shape, dtype=np.float32) for name, shape in self._outputs}
+        sleep_until(deadline)
+        return out
+
+
+def sleep_until(deadline: float) -> None:
+    """Sleep, without spinning, until `time.monotonic()` has reached `deadline`."""
+    while (left := deadline - time.monotonic()) > 0:
+        time.sleep(left)

@@ -1,0 +1,26 @@
+"""`load_model`: a model by its zoo name or its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distredge.model import zoo
+from distredge.model.graph import LayerGraph
+
+
+def load_model(name_or_path: str | Path) -> LayerGraph:
+    """The `LayerGraph` of a zoo model, exported on first use, or of an `.onnx` file.
+
+    Raises `UnknownNameError` for a name that is neither, `ModelError` (`UnsupportedOperatorError`) for a file
+    that is missing or cannot be planned, `DependencyError` where a zoo model must be exported without torch.
+    """
+    from distredge.model.export import exported
+    from distredge.model.onnx_file import model_sha256
+    from distredge.model.onnx_import import import_onnx
+
+    name = str(name_or_path)
+    path = Path(name_or_path)
+    if name not in zoo.NAMES and (path.suffix == ".onnx" or path.exists() or isinstance(name_or_path, Path)):
+        return import_onnx(path, path.stem, model_sha256(path))
+    model = exported(name)
+    return import_onnx(model.path, name, model.sha256, model.task)

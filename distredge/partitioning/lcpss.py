@@ -1,0 +1,46 @@
+"""LC-PSS: layer-configuration-based partition scheme search (DistrEdge, Algorithm 1)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from distredge.errors import InputError
+from distredge.model.graph import LayerGraph
+from distredge.partitioning.score import SplitScore
+from distredge.plans.scheme import PartitionScheme
+
+ALPHA = 0.75
+"""Weight of transmission against operations that is best in every case of the paper (Fig. 4)."""
+
+SAMPLES = 100
+"""Random split decisions at which the result settles (Fig. 5)."""
+
+
+def lcpss(graph: LayerGraph, providers: int, alpha: float, samples: int, rng: np.random.Generator) -> PartitionScheme:
+    """The partition scheme that Algorithm 1 finds.
+
+    Starts with the locations {first layer, last location}; in each round, every volume is cut at the location that
+    lowers the score most, if one does; ends when none does. `alpha` in [0, 1], `samples` >= 1, `providers` >= 1.
+    """
+    if not 0.0 <= alpha <= 1.0:
+        raise InputError(f"alpha must be between 0 and 1, got {alpha}")
+    if samples < 1:
+        raise InputError(f"samples must be at least 1, got {samples}")
+    points = graph.partition_points
+    score = SplitScore(graph, providers, samples, alpha, rng)
+    locations = tuple(sorted({points[0], points[-1]}))
+    while True:
+        stops = (*locations[1:], len(graph.layers))
+        found = {_best_cut(score, points, a, b) for a, b in zip(locations, stops, strict=True)} - {None}
+        if not found:
+            return PartitionScheme(graph, locations)
+        locations = tuple(sorted({*locations, *(p for p in found if p is not None)}))
+
+
+def _best_cut(score: SplitScore, points: tuple[int, ...], start: int, stop: int) -> int | None:
+    """The location inside a volume that lowers the score most; None if none lowers it."""
+    inside = [p for p in points if start < p < stop]
+    if not inside:
+        return None
+    best = min(inside, key=lambda p: score.volume(start, p) + score.volume(p, stop))
+    return best if score.volume(start, best) + score.volume(best, stop) < score.volume(start, stop) else None

@@ -1,0 +1,126 @@
+"""`Plan`: which provider computes which rows of which layer-volume. A pure value, read by everything."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from distredge.config import Frozen, read_json
+from distredge.errors import PlanError
+from distredge.geometry.interval import Interval
+from distredge.geometry.split import Volume
+from distredge.model.graph import LayerGraph
+from distredge.resources import write_atomically
+
+
+class ModelRef(Frozen):
+    """The model that a plan was made for."""
+
+    name: str
+    sha256: str = Field(description="of the ONNX file with its weights")
+    input_shape: tuple[int, int, int, int]
+
+
+class VolumePlan(Frozen):
+    """A layer-volume and where it is cut: provider i computes the rows `[cuts[i], cuts[i+1])` of its last layer."""
+
+    layers: tuple[str, ...] = Field(min_length=1)
+    cuts: tuple[int, ...] = Field(min_length=2)
+
+    @field_validator("cuts")
+    @classmethod
+    def _ordered(cls, cuts: tuple[int, ...]) -> tuple[int, ...]:
+        if cuts[0] != 0 or any(b < a for a, b in pairwise(cuts)):
+            raise ValueError(f"cuts must begin with 0 and not decrease, got {list(cuts)}")
+        return cuts
+
+
+class Prediction(Frozen):
+    """What the simulator says of the plan; `compute_ms` and `transfer_ms` are sums by provider."""
+
+    latency_ms: float = Field(gt=0)
+    ips: float = Field(gt=0)
+    compute_ms: dict[str, float]
+    transfer_ms: dict[str, float]
+
+
+class Plan(Frozen):
+    """A distribution strategy for one model on one scenario (`schema_version` 1)."""
+
+    schema_version: Literal[1] = 1
+    method: str
+    seed: int = 0
+    model: ModelRef
+    scenario: str
+    providers: tuple[str, ...] = Field(min_length=1, description="in their order along the height")
+    volumes: tuple[VolumePlan, ...] = Field(min_length=1)
+    head_provider: str
+    predicted: Prediction | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Plan:
+        if len(set(self.providers)) != len(self.providers):
+            raise ValueError("a provider is named twice")
+        if self.head_provider not in self.providers:
+            raise ValueError(f"head_provider '{self.head_provider}' is none of the providers {', '.join(self.providers)}")
+        for volume in self.volumes:
+            if len(volume.cuts) != len(self.providers) + 1:
+                raise ValueError(
+                    f"volume {volume.layers[0]}..{volume.layers[-1]} has {len(volume.cuts)} cuts,"
+                    f" {len(self.providers)} providers need {len(self.providers) + 1}"
+                )
+        return self
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON; the file appears whole or not at all."""
+        write_atomically(Path(path), self.model_dump_json(indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read a plan; raises `PlanError` with one line if the file is missing or malformed."""
+        return read_json(Path(path), cls, PlanError)
+
+    def bind(self, graph: LayerGraph) -> BoundPlan:
+        """The plan with its model's geometry; raises `PlanError` if it is for another model or does not cover it."""
+        if self.model.sha256 != graph.sha256:
+            raise PlanError(
+                f"the plan was made for '{self.model.name}' ({self.model.sha256[:12]}), not for"
+                f" '{graph.name}' ({graph.sha256[:12]}): make a plan for this file"
+            )
+        volumes: list[Volume] = []
+        reached = 0
+        for item in self.volumes:
+            if item.layers != graph.names(reached, reached + len(item.layers)):
+                raise PlanError(f"volume {item.layers[0]}..{item.layers[-1]} does not continue at layer {reached} of '{graph.name}'")
+            if reached not in graph.partition_points:
+                raise PlanError(f"'{graph.name}' cannot be partitioned before layer {item.layers[0]}: more than one tensor crosses there")
+            volume = Volume(graph, reached, reached + len(item.layers))
+            if item.cuts[-1] != volume.height:
+                raise PlanError(f"cuts of volume {item.layers[0]}..{item.layers[-1]} must end with its height {volume.height}, got {item.cuts[-1]}")
+            reached = volume.stop
+            volumes.append(volume)
+        if reached != len(graph.layers):
+            raise PlanError(f"the plan ends before layer {graph.layers[reached].name} of '{graph.name}'")
+        return BoundPlan(self, graph, tuple(volumes))
+
+
+class BoundPlan:
+    """A plan together with the geometry of its model."""
+
+    def __init__(self, plan: Plan, graph: LayerGraph, volumes: tuple[Volume, ...]) -> None:
+        self.plan = plan
+        self.graph = graph
+        self.volumes = volumes
+
+    def owned(self, volume: int, provider: int) -> Interval:
+        """Rows of a volume's last layer that a provider (by its place in the plan) computes; may be empty."""
+        cuts = self.plan.volumes[volume].cuts
+        return Interval(cuts[provider], cuts[provider + 1])
+
+    def needs(self, volume: int, provider: int) -> Interval:
+        """Rows of the tensor that enters a volume which a provider needs; `Interval(0, 0)` without a part."""
+        out = self.owned(volume, provider)
+        return self.volumes[volume].part(out).input if out.size else Interval(0, 0)

@@ -1,0 +1,29 @@
+"""The transfer model's constants: one home for the simulator, the pacing sender and the emulated links.
+
+They were measured on a star of network namespaces whose links were shaped by token buckets, with a paced sender
+(see docs/simulator.md): a tandem of two queues, the sender's uplink and the receiver's downlink.
+"""
+
+from __future__ import annotations
+
+WIRE_OVERHEAD = 1.0456
+"""Bytes on the wire per payload byte: TCP/IP and Ethernet headers, 1514 / 1448."""
+
+PACE = 0.98
+"""Share of a link's rate that a sender uses, so that no queue builds up in buffers that it cannot see."""
+
+QUANTUM_BYTES = 16 * 1024
+"""A message travels in quanta of this size; a quantum is forwarded when it has wholly arrived."""
+
+MESSAGE_MS = 0.25
+"""Fixed cost of a message at its receiver, in ms, on top of its bytes."""
+
+
+def ms_per_byte(rate_mbps: float) -> float:
+    """Time that a payload byte occupies a paced link of `rate_mbps`; 0 for an infinite rate."""
+    return 8.0 * WIRE_OVERHEAD / (PACE * rate_mbps * 1000.0)
+
+
+def occupancy_ms(payload_bytes: float, rate_mbps: float) -> float:
+    """Time that a payload occupies a paced link of `rate_mbps`; 0 for an infinite rate."""
+    return payload_bytes * ms_per_byte(rate_mbps)

@@ -1,0 +1,156 @@
+"""Analytic latency of a layer against its output rows: a roofline with the steps that real kernels show.
+
+Both models answer the same two questions (`Speed`). A layer's arithmetic is padded to what the kernels compute,
+so latency is a staircase in rows where the device makes it one, and it never falls when rows are added.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from distredge.model.layer import Head, Layer
+from distredge.profiles.profile import FloatArray, IntArray
+
+_FREE_IN_HEAD = frozenset({"Flatten", "Reshape", "Relu", "Clip", "Dropout", "Identity", "Squeeze", "Unsqueeze"})
+"""Operators of a head that change a shape only, or run inside the kernel before them."""
+
+
+class Speed(Protocol):
+    """How long a device takes; rows are at least 1, milliseconds throughout."""
+
+    def layer_ms(self, layer: Layer, rows: IntArray, element_bytes: int) -> FloatArray:
+        """Latency of `rows` output rows of a layer, non-decreasing in rows."""
+        ...
+
+    def head_ms(self, head: Head, element_bytes: int) -> float:
+        """Latency of a head that has nodes: memory-bound, since each weight is used once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSpeed:
+    """A GPU that computes an output map in tiles, some at a time: `launch + max(waves * wave, bytes / bandwidth)`.
+
+    A convolution is a matrix product of (pixels, output channels) over input channels and taps (implicit GEMM).
+    Its tiles run in waves, and a last wave that is partly empty takes as long as a full one: on small maps
+    latency is flat and then jumps, on large maps the jumps are too small to see.
+    """
+
+    peak_gflops: float
+    spatial_share: float
+    pointwise_share: float
+    depthwise_share: float
+    dram_gbps: float
+    bandwidth_share: float
+    conv_launch_us: float
+    other_launch_us: float
+    tile_pixels: float
+    tile_channels: float
+    tiles_in_flight: float
+    input_channel_quantum: float
+
+    def layer_ms(self, layer: Layer, rows: IntArray, element_bytes: int) -> FloatArray:
+        """See `Speed`."""
+        if not is_convolution(layer):
+            return self.other_launch_us / 1e3 + self._move_ms(moved_elements(layer, rows) * element_bytes)
+        moved = self._move_ms((moved_elements(layer, rows) + layer.params) * element_bytes)
+        arithmetic = self._padded_macs(layer, rows) * 2e-6 / (self.peak_gflops * self._share(layer))
+        return self.conv_launch_us / 1e3 + np.maximum(arithmetic, moved)
+
+    def head_ms(self, head: Head, element_bytes: int) -> float:
+        """See `Speed`."""
+        arithmetic = head.macs * 2e-6 / (self.peak_gflops * self.pointwise_share)
+        moved = head.params * element_bytes * 1e-6 / (self.dram_gbps * self.bandwidth_share)
+        return kernels(head) * self.other_launch_us / 1e3 + max(arithmetic, moved)
+
+    def _move_ms(self, moved_bytes: FloatArray) -> FloatArray:
+        return moved_bytes * 1e-6 / (self.dram_gbps * self.bandwidth_share)
+
+    def _share(self, layer: Layer) -> float:
+        if is_depthwise(layer):
+            return self.depthwise_share
+        return self.pointwise_share if layer.kernel == (1, 1) else self.spatial_share
+
+    def _padded_macs(self, layer: Layer, rows: IntArray) -> FloatArray:
+        (kernel_h, kernel_w), (cout, _, width) = layer.kernel, layer.out_shape
+        if is_depthwise(layer):
+            return np.asarray(rows * (cout * width * kernel_h * kernel_w), dtype=np.float64)
+        quantum = self.input_channel_quantum
+        depth = np.ceil(layer.in_shape[0] / layer.groups / quantum) * quantum * kernel_h * kernel_w
+        tiles = np.ceil(rows * width / self.tile_pixels) * np.ceil(cout / layer.groups / self.tile_channels)
+        waves = np.ceil(tiles * layer.groups / self.tiles_in_flight)
+        padded: FloatArray = waves * (self.tiles_in_flight * self.tile_pixels * self.tile_channels * depth)
+        return padded
+
+
+@dataclass(frozen=True, slots=True)
+class CpuSpeed:
+    """An in-order CPU: `launch + weights / bandwidth + max(operations / rate, maps / bandwidth)`, or Winograd.
+
+    A 3x3 convolution of stride 1 runs as Winograd, whose transforms are a phase of their own:
+    `launch + weights / bandwidth + operations / winograd rate + maps / transform bandwidth`, on whole tiles of rows.
+    Operations are those of the direct form, so that the Winograd rate holds what the method saves.
+    """
+
+    direct_gflops: float
+    winograd_gflops: float
+    dram_gbps: float
+    transform_gbps: float
+    launch_us: float
+    winograd_rows: float
+
+    def layer_ms(self, layer: Layer, rows: IntArray, element_bytes: int) -> FloatArray:
+        """See `Speed`."""
+        fixed = self.launch_us / 1e3 + layer.params * element_bytes * 1e-6 / self.dram_gbps
+        if is_winograd(layer):
+            whole = np.minimum(np.ceil(rows / self.winograd_rows) * self.winograd_rows, layer.height)
+            maps = moved_elements(layer, whole) * element_bytes * 1e-6
+            return fixed + row_macs(layer) * whole * 2e-6 / self.winograd_gflops + maps / self.transform_gbps
+        maps = moved_elements(layer, rows) * element_bytes * 1e-6
+        return fixed + np.maximum(row_macs(layer) * rows * 2e-6 / self.direct_gflops, maps / self.dram_gbps)
+
+    def head_ms(self, head: Head, element_bytes: int) -> float:
+        """See `Speed`."""
+        arithmetic = head.macs * 2e-6 / self.direct_gflops
+        moved = head.params * element_bytes * 1e-6 / self.dram_gbps
+        return kernels(head) * self.launch_us / 1e3 + max(arithmetic, moved)
+
+
+def is_convolution(layer: Layer) -> bool:
+    """Whether the layer multiplies its input with weights."""
+    return layer.op in ("conv", "depthwise")
+
+
+def is_depthwise(layer: Layer) -> bool:
+    """Whether each output channel reads one input channel only."""
+    return layer.op == "depthwise"
+
+
+def is_winograd(layer: Layer) -> bool:
+    """Whether CPU kernels use Winograd's method: dense 3x3, stride 1, undilated, more than a few input channels."""
+    dense = is_convolution(layer) and layer.groups == 1 and layer.in_shape[0] >= 16
+    return dense and layer.kernel == (3, 3) and layer.stride == (1, 1) and layer.inputs[0].window.dilation == 1
+
+
+def row_macs(layer: Layer) -> float:
+    """Multiply-accumulates of one output row."""
+    return layer.macs / layer.height
+
+
+def moved_elements(layer: Layer, rows: FloatArray | IntArray) -> FloatArray:
+    """Elements of feature maps that are read (halo included) and written for `rows` output rows."""
+    written = rows * layer.row_elements
+    if layer.op == "concat":
+        return np.asarray(2.0 * written)
+    channels, height, width = layer.in_shape
+    window = layer.inputs[0].window
+    read = np.minimum((rows - 1) * window.stride + window.extent, height) * (channels * width)
+    return np.asarray(read + written * len(layer.inputs), dtype=np.float64)
+
+
+def kernels(head: Head) -> int:
+    """Kernels that a head launches."""
+    return sum(op not in _FREE_IN_HEAD for op in head.ops)

@@ -1,0 +1,43 @@
+"""Finds the data that is shipped (scenarios, profiles, agents), installed from a wheel or run from a checkout."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def data_dir(folder: str) -> Path:
+    """Folder of shipped data: `envs`, `profiles` or `agents`.
+
+    A wheel holds them under `distredge/_data`; in a checkout they stand beside the package.
+    """
+    packed = _PACKAGE / "_data" / folder
+    return packed if packed.is_dir() else _PACKAGE.parent / folder
+
+
+def shipped(folder: str, suffix: str) -> dict[str, Path]:
+    """Shipped files of a folder by their names without the suffix."""
+    return {p.name.removesuffix(suffix): p for p in sorted(data_dir(folder).glob(f"*{suffix}"))}
+
+
+def cache_dir() -> Path:
+    """Where exported models and compiled kernels are kept: `$DISTREDGE_CACHE`, else the user's cache folder."""
+    chosen = os.environ.get("DISTREDGE_CACHE")
+    path = Path(chosen) if chosen else Path(platformdirs.user_cache_dir("distredge"))
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader, or an interruption, never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,43 @@
+"""Memory that a plan asks of each provider, and the check against what the provider has."""
+
+from __future__ import annotations
+
+from distredge.errors import PlanError
+from distredge.plans.plan import BoundPlan
+from distredge.scenario import Scenario
+
+COMPUTE_BYTES = 4
+"""Bytes of a weight or an element in memory: the ONNX Runtime engine computes in float32."""
+
+
+def memory_mb(bound: BoundPlan, provider: str) -> float:
+    """Weights of every layer that a provider computes, and the largest input and output that it holds at once (MB)."""
+    plan, graph = bound.plan, bound.graph
+    at = plan.providers.index(provider)
+    weights = graph.head.params if provider == plan.head_provider else 0
+    peak = 0
+    for v, volume in enumerate(bound.volumes):
+        out = bound.owned(v, at)
+        if not out.size:
+            continue
+        part = volume.part(out)
+        weights += sum(layer.params for layer in volume.layers)
+        entering = part.input.size * graph.input_rows(volume.start)[1]
+        for layer, rows in zip(volume.layers, part.rows, strict=True):
+            made = rows.size * layer.row_elements
+            peak = max(peak, entering + made)
+            entering = made
+    return (weights + peak) * COMPUTE_BYTES / 1e6
+
+
+def check_memory(bound: BoundPlan, scenario: Scenario) -> None:
+    """Raise `PlanError` if a provider would need more memory than the scenario says it has."""
+    for provider in scenario.providers:
+        if provider.memory_mb is None or provider.name not in bound.plan.providers:
+            continue
+        asked = memory_mb(bound, provider.name)
+        if asked > provider.memory_mb:
+            raise PlanError(
+                f"the plan needs {asked:.0f} MB on provider '{provider.name}', which has {provider.memory_mb:.0f} MB:"
+                " give it fewer volumes or another head provider"
+            )

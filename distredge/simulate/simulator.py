@@ -1,0 +1,149 @@
+"""`Simulator`: the latency of split decisions under one partition scheme, in batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from distredge.errors import PlanError
+from distredge.model.graph import LayerGraph
+from distredge.plans.scheme import PartitionScheme
+from distredge.profiles.network import MESSAGE_MS, QUANTUM_BYTES, ms_per_byte
+from distredge.scenario import Scenario
+from distredge.simulate import kernel
+from distredge.simulate.costs import VolumeCosts
+from distredge.simulate.kernel import FloatArray, IntArray, Problem
+
+
+class Simulator:
+    """Predicts end-to-end latency (ms) of one frame at a time, the next sent when the last one's result is back.
+
+    Deterministic; compiled on first use. `costs` may be shared between simulators of the same graph and scenario
+    under other schemes or other orders of the providers, so that tables are made once.
+    """
+
+    def __init__(
+        self, graph: LayerGraph, scenario: Scenario, scheme: PartitionScheme, costs: VolumeCosts | None = None
+    ) -> None:
+        self.graph = graph
+        self.scenario = scenario
+        self.scheme = scheme
+        self.costs = costs or VolumeCosts(graph, scenario.profiles)
+        self.problem = build_problem(scenario, scheme, self.costs)
+
+    @property
+    def heights(self) -> IntArray:
+        """(volumes,) rows of each volume's last layer."""
+        return self.problem.heights
+
+    @property
+    def providers(self) -> int:
+        """Number of providers."""
+        return len(self.scenario.providers)
+
+    def check(self, cuts: npt.ArrayLike) -> IntArray:
+        """`cuts` as int64 (batch, volumes, providers + 1); raises `PlanError` if they break a plan's rule."""
+        array = np.asarray(cuts)
+        shape = (len(self.heights), self.providers + 1)
+        if array.ndim != 3 or array.shape[1:] != shape or not np.issubdtype(array.dtype, np.integer):
+            raise PlanError(f"cuts must be integers of shape (batch, {shape[0]}, {shape[1]}), got {array.dtype} {array.shape}")
+        array = np.ascontiguousarray(array, dtype=np.int64)
+        wrong = kernel.first_invalid(self.heights, array)
+        if wrong >= 0:
+            raise PlanError(
+                f"cuts {array[wrong].tolist()} must, in each volume, begin with 0, not decrease and end with the"
+                f" volume's height {self.heights.tolist()}"
+            )
+        return array
+
+    def evaluate(self, cuts: npt.ArrayLike) -> FloatArray:
+        """Latency in ms of each of `cuts`, integers (batch, volumes, providers + 1) in the scenario's order.
+
+        Returns float64 (batch,). The head runs on the provider with most rows of the last volume, the first of
+        equals. Raises `PlanError` if cuts are out of range, decreasing or of another shape.
+        """
+        array = self.check(cuts)
+        out = np.empty(len(array))
+        kernel.evaluate(self.problem, array, out)
+        return out
+
+    def single_device_cuts(self) -> IntArray:
+        """(providers, volumes, providers + 1): everything on one provider, for each of them."""
+        cuts = np.zeros((self.providers, len(self.heights), self.providers + 1), dtype=np.int64)
+        for i in range(self.providers):
+            cuts[i, :, i + 1 :] = self.heights[:, None]
+        return cuts
+
+    def equal_cuts(self) -> IntArray:
+        """(volumes, providers + 1): every volume in parts of equal rows, as nearly as integers allow."""
+        return np.rint(np.linspace(0.0, 1.0, self.providers + 1) * self.heights[:, None]).astype(np.int64)
+
+    def lower_bound_ms(self) -> float:
+        """A latency that no split decisions under this scheme can beat.
+
+        Compute: the least T such that rows can be shared out with no provider busy for longer than T, each at its
+        cheapest time a row, no row waiting for another (a linear program). Links: the whole input must pass the
+        providers' links, all used at once. The head and the fixed cost of the first and last message come on top.
+        """
+        parts = self.scheme.parts
+        kinds = [self.costs.kind_of[id(p)] for p in self.scenario.profiles]
+        row_ms = np.array([[_cheapest_row(table[k]) for k in kinds] for table in map(self.costs.table, parts)])
+        rows = self.graph.input_rows(0)[0]
+        input_ms = rows * float(self.problem.row_bytes[0]) / float(np.sum(1.0 / self.problem.down[:-1]))
+        busy_ms = _least_makespan(row_ms, self.heights)
+        return max(busy_ms, input_ms) + float(self.problem.head_ms.min()) + 2 * self.problem.message_ms
+
+
+def _least_makespan(row_ms: FloatArray, heights: IntArray) -> float:
+    """Least T with shares r (volumes, providers) >= 0: sum_i r[v, i] = heights[v], sum_v r[v, i] * row_ms[v, i] <= T."""
+    from scipy.optimize import linprog
+
+    volumes, providers = row_ms.shape
+    busy = np.hstack([np.diag(row_ms[v]) for v in range(volumes)] + [-np.ones((providers, 1))])
+    covered = np.hstack([np.kron(np.eye(volumes), np.ones(providers)), np.zeros((volumes, 1))])
+    cost = np.zeros(volumes * providers + 1)
+    cost[-1] = 1.0
+    found = linprog(cost, A_ub=busy, b_ub=np.zeros(providers), A_eq=covered, b_eq=heights)
+    return float(found.fun)
+
+
+def _cheapest_row(table: FloatArray) -> float:
+    """Least latency a row of any part of a volume, in ms."""
+    size = len(table)
+    a, b = np.triu_indices(size, 1)
+    return max(float(np.min(table[a, b] / (b - a))), 1e-12)
+
+
+def build_problem(scenario: Scenario, scheme: PartitionScheme, costs: VolumeCosts) -> Problem:
+    """The flat arrays that the kernel reads."""
+    parts = scheme.parts
+    kinds = np.array([costs.kind_of[id(p)] for p in scenario.profiles])
+    heights = np.array([part.height for part in parts], dtype=np.int64)
+    need_start = np.zeros((len(parts), int(heights.max()) + 1), dtype=np.int64)
+    need_stop = np.zeros_like(need_start)
+    tables, compute_at, offset = [], np.zeros((len(parts), len(kinds)), dtype=np.int64), 0
+    for v, part in enumerate(parts):
+        starts, stops = part.tables
+        need_start[v, : part.height + 1] = starts[0]
+        need_stop[v, : part.height + 1] = stops[0]
+        table = costs.table(part)
+        compute_at[v] = offset + kinds * table[0].size
+        tables.append(table.ravel())
+        offset += table.size
+    row_elements = [scheme.graph.input_rows(part.start)[1] for part in parts] + [scheme.graph.layers[-1].row_elements]
+    rates = [p.bandwidth_mbps for p in scenario.providers] + [scenario.requester_mbps]
+    per_byte = np.array([ms_per_byte(rate) for rate in rates])
+    return Problem(
+        heights=heights,
+        need_start=need_start,
+        need_stop=need_stop,
+        row_bytes=np.array(row_elements, dtype=np.float64) * scenario.element_bytes,
+        compute_ms=np.concatenate(tables),
+        compute_at=compute_at,
+        up=per_byte,
+        down=per_byte.copy(),
+        head_ms=costs.head_ms[kinds],
+        result_bytes=float(scheme.graph.head.out_elements * scenario.element_bytes),
+        quantum_bytes=float(QUANTUM_BYTES),
+        message_ms=MESSAGE_MS,
+    )
