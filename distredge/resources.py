@@ -32,12 +32,12 @@ def cache_dir() -> Path:
     return path
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or an interruption, never sees half of it."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader, or an interruption, never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(text)
+        part.write_bytes(content if isinstance(content, bytes) else content.encode())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import csv
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -169,11 +169,13 @@ def tophub_layers(folder: Path, board: str, algorithms: Sequence[str]) -> list[L
             continue
         out = (int(row["OH"]), int(row["OW"]))
         layer = convolution(cin, height, width, cout, out, kernel, stride, int(row["groups"]))
-        timings.append(LayerTiming(layer, out[0], float(row["time_ms"])))
+        timings.append(LayerTiming(replace(layer, params=0), out[0], float(row["time_ms"])))  # weights at hand
     return timings
 
 
-def fitted(start: Mapping[str, Prior], residuals: Callable[[dict[str, float]], Array], robust: bool) -> dict[str, float]:
+def fitted(
+    start: Mapping[str, Prior], residuals: Callable[[dict[str, float]], Array], robust: bool
+) -> dict[str, float]:
     """Values at which squared residuals and squared steps away from the priors are least."""
     names = sorted(start)
     centre = np.log([start[n].value for n in names])
@@ -205,10 +207,15 @@ def fit_layers(
 
     values = fitted(priors, lambda v: logs(v) / LAYER_SIGMA, robust=True)
     error = np.abs(np.expm1(logs(values)))
-    return values, f"{len(timings)} layers, error median {np.median(error):.0%}, 90th percentile {np.quantile(error, 0.9):.0%}"
+    return (
+        values,
+        f"{len(timings)} layers, error median {np.median(error):.0%}, 90th percentile {np.quantile(error, 0.9):.0%}",
+    )
 
 
-def narrowed(parameters: Mapping[str, Prior | Fixed], values: Mapping[str, float], sigmas: Mapping[str, float], why: str) -> dict[str, Prior | Fixed]:
+def narrowed(
+    parameters: Mapping[str, Prior | Fixed], values: Mapping[str, float], sigmas: Mapping[str, float], why: str
+) -> dict[str, Prior | Fixed]:
     """The parameters with priors at the values that layer timings gave, where `sigmas` names them."""
     return {
         name: Prior(values[name], sigmas[name], why) if isinstance(p, Prior) and name in sigmas else p
@@ -271,12 +278,27 @@ def maxwell_pascal(folder: Path) -> list[Board]:
     )
     note = "TX1 gives the prior of the conv shares; its TensorRT is older, hence a spread of 0.3"
     return [
-        Board("jetson-nano", "NVIDIA Jetson Nano, 128-core Maxwell GPU", "FP16", GpuSpeed,
-              narrowed(nano, values, sigmas, why), GPU_STEPS,
-              (note, "no figure with depthwise convolutions: depthwise_share stays at its prior")),
-        Board("jetson-tx2", "NVIDIA Jetson TX2, 256-core Pascal GPU", "FP16", GpuSpeed,
-              narrowed(tx2, values, sigmas, why), GPU_STEPS,
-              (note, "depthwise_share rests on MobileNet-v1 alone, under an early TensorRT whose depthwise kernels were slow")),
+        Board(
+            "jetson-nano",
+            "NVIDIA Jetson Nano, 128-core Maxwell GPU",
+            "FP16",
+            GpuSpeed,
+            narrowed(nano, values, sigmas, why),
+            GPU_STEPS,
+            (note, "no figure with depthwise convolutions: depthwise_share stays at its prior"),
+        ),
+        Board(
+            "jetson-tx2",
+            "NVIDIA Jetson TX2, 256-core Pascal GPU",
+            "FP16",
+            GpuSpeed,
+            narrowed(tx2, values, sigmas, why),
+            GPU_STEPS,
+            (
+                note,
+                "depthwise_share rests on MobileNet-v1 alone, under an early TensorRT whose depthwise kernels were slow",
+            ),
+        ),
     ]
 
 
@@ -289,9 +311,15 @@ def xavier(folder: Path) -> Board:
     )
     values, quality = fit_layers(GpuSpeed, wide, xavier_layers(folder), element_bytes=2)
     sigmas = {"spatial_share": 0.2, "pointwise_share": 0.2, "conv_launch_us": 0.3}
-    return Board("jetson-agx-xavier", "NVIDIA Jetson AGX Xavier, 512-core Volta GPU with tensor cores", "FP16", GpuSpeed,
-                 narrowed(wide, values, sigmas, f"{XAVIER_TRT}: {quality}"), GPU_STEPS,
-                 ("layers were timed under TensorRT's profiler, which adds to each: hence the spread of the launch time",))
+    return Board(
+        "jetson-agx-xavier",
+        "NVIDIA Jetson AGX Xavier, 512-core Volta GPU with tensor cores",
+        "FP16",
+        GpuSpeed,
+        narrowed(wide, values, sigmas, f"{XAVIER_TRT}: {quality}"),
+        GPU_STEPS,
+        ("layers were timed under TensorRT's profiler, which adds to each: hence the spread of the launch time",),
+    )
 
 
 def raspberry(folder: Path) -> Board:
@@ -304,14 +332,25 @@ def raspberry(folder: Path) -> Board:
         "launch_us": Prior(25.0, 0.5, "smallest kernels of tophub"),
         "winograd_rows": Fixed(4, "step_evidence"),
     }
-    values, quality = fit_layers(CpuSpeed, wide, tophub_layers(folder, "bcm2837", ("direct", "winograd", "depthwise")), 4)
+    values, quality = fit_layers(
+        CpuSpeed, wide, tophub_layers(folder, "bcm2837", ("direct", "winograd", "depthwise")), 4
+    )
     sigmas = {"direct_gflops": 0.1, "winograd_gflops": 0.1, "transform_gbps": 0.1, "launch_us": 0.5}
-    return Board("raspberry-pi-3b", "Raspberry Pi 3B, 4 x Cortex-A53 at 1.2 GHz", "FP32", CpuSpeed,
-                 narrowed(wide, values, sigmas, f"{TOPHUB}, bcm2837: {quality}"),
-                 (f"{TOPHUB}: Winograd kernels for this board compute output tiles of 4 rows (2 on the smallest maps, 6 on "
-                  "its successor); direct kernels take rows one at a time, latency is affine in them within 1.2 % (median)",),
-                 ("kernels were tuned with their weights at hand; in a whole model the weights come from memory each time, "
-                  "which the model adds and does not overlap",))
+    return Board(
+        "raspberry-pi-3b",
+        "Raspberry Pi 3B, 4 x Cortex-A53 at 1.2 GHz",
+        "FP32",
+        CpuSpeed,
+        narrowed(wide, values, sigmas, f"{TOPHUB}, bcm2837: {quality}"),
+        (
+            f"{TOPHUB}: Winograd kernels for this board compute output tiles of 4 rows (2 on the smallest maps, 6 on "
+            "its successor); direct kernels take rows one at a time, latency is affine in them within 1.2 % (median)",
+        ),
+        (
+            "kernels were tuned with their weights at hand; in a whole model the weights come from memory each time, "
+            "which the model adds and does not overlap",
+        ),
+    )
 
 
 def calibrate(board: Board, figures: Sequence[Row], graphs: Mapping[str, LayerGraph]) -> BoardFile:
@@ -325,11 +364,19 @@ def calibrate(board: Board, figures: Sequence[Row], graphs: Mapping[str, LayerGr
     rows = []
     for figure, left_out in zip(figures, without, strict=True):
         published, now = float(figure["latency_ms"]), undivided_ms(BoardProfile(file), graphs[figure["model"]])
-        rows.append(Figure(
-            model=figure["model"], input=figure["input"], runtime=figure["runtime"], source=figure["source"],
-            published_ms=published, predicted_ms=round(now, 3), residual=round(now / published - 1, 4),
-            leave_one_out_ms=round(left_out, 3), leave_one_out=round(left_out / published - 1, 4),
-        ))
+        rows.append(
+            Figure(
+                model=figure["model"],
+                input=figure["input"],
+                runtime=figure["runtime"],
+                source=figure["source"],
+                published_ms=published,
+                predicted_ms=round(now, 3),
+                residual=round(now / published - 1, 4),
+                leave_one_out_ms=round(left_out, 3),
+                leave_one_out=round(left_out / published - 1, 4),
+            )
+        )
     return file.model_copy(update={"figures": tuple(rows)})
 
 
@@ -360,12 +407,21 @@ def board_file(board: Board, values: Mapping[str, float], runtimes: Sequence[str
         if isinstance(known, Prior):
             origin = f"fitted; prior {known.value:.3g} (sigma of its logarithm {known.sigma}) from {origin}"
         parameters[name] = Parameter(value=values[name], unit=unit, meaning=meaning, origin=origin)
-    return BoardFile.model_validate({
-        "schema_version": 1, "name": board.name, "kind": "calibrated", "device": board.device,
-        "runtime": "; ".join(runtimes), "precision": board.precision,
-        "analytic_model": "cpu" if board.model is CpuSpeed else "gpu",
-        "parameters": parameters, "figures": (), "step_evidence": board.step_evidence, "notes": board.notes,
-    })
+    return BoardFile.model_validate(
+        {
+            "schema_version": 1,
+            "name": board.name,
+            "kind": "calibrated",
+            "device": board.device,
+            "runtime": "; ".join(runtimes),
+            "precision": board.precision,
+            "analytic_model": "cpu" if board.model is CpuSpeed else "gpu",
+            "parameters": parameters,
+            "figures": (),
+            "step_evidence": board.step_evidence,
+            "notes": board.notes,
+        }
+    )
 
 
 def main() -> None:
@@ -378,12 +434,16 @@ def main() -> None:
     graphs = {name: load_model(name) for name in sorted({row["model"] for row in published})}
     for board in boards(options.data):
         file = calibrate(board, [row for row in published if row["board"] == board.name], graphs)
-        header = "# Calibrated on published figures, not measured. Written by scripts/fit_boards.py: edit that, not this.\n"
+        header = (
+            "# Calibrated on published figures, not measured. Written by scripts/fit_boards.py: edit that, not this.\n"
+        )
         text = yaml.safe_dump(file.model_dump(mode="json"), sort_keys=False, width=120, allow_unicode=True)
         write_atomically(options.out / f"{board.name}.yaml", header + text)
         for f in file.figures:
-            print(f"{board.name:18} {f.model:14} {f.published_ms:8.2f} ms  predicted {f.predicted_ms:8.2f} "
-                  f"({f.residual:+.1%})  left out {f.leave_one_out:+.1%}")
+            print(
+                f"{board.name:18} {f.model:14} {f.published_ms:8.2f} ms  predicted {f.predicted_ms:8.2f} "
+                f"({f.residual:+.1%})  left out {f.leave_one_out:+.1%}"
+            )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from distredge import __version__
+
 ROOT = Path(__file__).resolve().parent.parent
+DIST_INFO = f"distredge-{__version__}.dist-info"
 LEARNING = {"torch", "gymnasium", "stable_baselines3", "tensorboard"}
 DECIDING = {"distredge.agents", "distredge.envs", "distredge.planners", "distredge.partitioning"}
 
@@ -51,7 +54,7 @@ def test_wheel_holds_the_package_and_all_shipped_data(wheel: zipfile.ZipFile) ->
 
 
 def test_wheel_holds_nothing_else_at_the_top(wheel: zipfile.ZipFile) -> None:
-    assert {name.split("/")[0] for name in wheel.namelist()} == {"distredge", "distredge-0.1.0.dist-info"}
+    assert {name.split("/")[0] for name in wheel.namelist()} == {"distredge", DIST_INFO}
     assert not [name for name in wheel.namelist() if "__pycache__" in name or name.endswith(".part")]
 
 
@@ -67,7 +70,7 @@ def test_wheel_finds_its_own_data_when_unpacked_elsewhere(wheel: zipfile.ZipFile
 
 
 def test_wheel_asks_for_no_learning_library_unless_train_is_chosen(wheel: zipfile.ZipFile) -> None:
-    metadata = Parser().parsestr(wheel.read("distredge-0.1.0.dist-info/METADATA").decode())
+    metadata = Parser().parsestr(wheel.read(f"{DIST_INFO}/METADATA").decode())
     asked = [Requirement(r) for r in metadata.get_all("Requires-Dist", [])]
     core = {r.name for r in asked if r.marker is None}
     train = {r.name for r in asked if r.marker and r.marker.evaluate({"extra": "train"})}

@@ -27,7 +27,7 @@ class OrtEngine(Engine):
         self, graph: LayerGraph, volume: Volume, part: SplitPart, *, threads: int = 1, source: OnnxSource | None = None
     ) -> None:
         source = source or OnnxSource(graph.path)
-        self._session = _session(part_model(source, volume, part).SerializeToString(), threads, source.folder)
+        self._session = session(part_model(source, volume, part).SerializeToString(), threads, source.folder)
         self._input = self._session.get_inputs()[0].name
 
     def run(self, x: FloatRows) -> FloatRows:
@@ -43,7 +43,7 @@ class OrtHead(HeadEngine):
         self._session = None
         if graph.head.nodes:
             source = source or OnnxSource(graph.path)
-            self._session = _session(head_model(source, graph).SerializeToString(), threads, source.folder)
+            self._session = session(head_model(source, graph).SerializeToString(), threads, source.folder)
             self._input = self._session.get_inputs()[0].name
 
     def run(self, x: FloatRows) -> dict[str, npt.NDArray[np.float32]]:
@@ -57,7 +57,7 @@ class Undivided:
     """The whole model in one session: what distributed results are compared with."""
 
     def __init__(self, graph: LayerGraph, *, threads: int = 1) -> None:
-        self._session = _session(str(graph.path), threads)
+        self._session = session(str(graph.path), threads)
         self._input = graph.input_tensor
         self._outputs = [name for name, _ in graph.head.outputs]
 
@@ -66,7 +66,7 @@ class Undivided:
         return dict(zip(self._outputs, self._session.run(self._outputs, {self._input: x}), strict=True))
 
 
-def _session(model: str | bytes, threads: int, weights_folder: Path | None = None) -> ort.InferenceSession:
+def session(model: str | bytes, threads: int, weights_folder: Path | None = None) -> ort.InferenceSession:
     """A session of a model's file or bytes; in bytes, external weights are looked for in `weights_folder`."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads

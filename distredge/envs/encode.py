@@ -57,6 +57,10 @@ class Formulation(ABC):
         """(batch, providers + 1) cuts of a volume that the actions stand for."""
 
     @abstractmethod
+    def actions(self, cuts: IntArray) -> FloatArray:
+        """(volumes, action_size) actions in [-1, 1] whose `cuts` are those given, (volumes, providers + 1)."""
+
+    @abstractmethod
     def reward(self, before: Situation, after: Situation, latency_ms: FloatArray | None) -> FloatArray:
         """(batch,) reward of the step from `before` to `after`; `latency_ms` (batch,) is known at the last volume."""
 
@@ -86,6 +90,9 @@ class PaperFormulation(Formulation):
         inner = np.rint((np.sort(actions, axis=1) + 1.0) / 2.0 * height).astype(np.int64)  # Eq. 9 with [A, B] = [-1, 1]
         batch = len(actions)
         return np.hstack([np.zeros((batch, 1), np.int64), np.clip(inner, 0, height), np.full((batch, 1), height)])
+
+    def actions(self, cuts: IntArray) -> FloatArray:
+        return 2.0 * cuts[:, 1:-1] / cuts[:, -1:] - 1.0
 
     def reward(self, before: Situation, after: Situation, latency_ms: FloatArray | None) -> FloatArray:
         return np.zeros(len(after.accumulated)) if latency_ms is None else 1000.0 / latency_ms
@@ -134,7 +141,6 @@ class ShareFormulation(Formulation):
         return cuts
 
     def actions(self, cuts: IntArray) -> FloatArray:
-        """(volumes, providers) actions in [-1, 1] whose `cuts` are those given, (volumes, providers + 1)."""
         shares = np.diff(cuts, axis=1) / cuts[:, -1:]
         moved = (shares - self.prior) / REACH
         closed = np.minimum(moved, (-0.02 - self.prior) / REACH)  # a closed provider stays closed under rounding

@@ -10,14 +10,14 @@ import warnings
 from ast import literal_eval
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distredge.errors import DependencyError
-from distredge.model.onnx_file import model_sha256
+from distredge.errors import DependencyError, ModelError, RunError
+from distredge.model.onnx_file import model_files, model_sha256
 from distredge.model.zoo import ZooEntry, source_files, zoo_entry
 from distredge.resources import cache_dir
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import onnx_ir
 
 OPSET = 18
+_RECORD = "export.json"
 _SCOPES, _CLASSES = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"
 
 
@@ -38,15 +39,22 @@ class ExportedModel:
 
 
 def exported(name: str) -> ExportedModel:
-    """The zoo model `name` from the cache, exported first where it is not there.
+    """The zoo model `name` from the cache, exported first where it is not there whole.
 
-    Raises `UnknownNameError`, and `DependencyError` where it must be exported and torch is not installed.
+    Raises `UnknownNameError`, `DependencyError` where it must be exported and torch is not installed, and
+    `RunError` where the cache cannot be written.
     """
     folder = _folder(name)
-    if not (folder / "export.json").is_file():
-        _export_into(folder, zoo_entry(name))
-    record = json.loads((folder / "export.json").read_text())
-    return ExportedModel(folder / f"{name}.onnx", record["sha256"], record["task"])
+    found = _recorded(folder, name)
+    if found is None:
+        try:
+            _export_into(folder, zoo_entry(name))
+        except OSError as error:
+            raise RunError(f"cannot write the export of '{name}' to '{folder.parent}': {error.strerror}") from error
+        found = _recorded(folder, name)
+    if found is None:
+        raise ModelError(f"the export of '{name}' in '{folder}' is damaged: remove that folder and try again")
+    return found
 
 
 def export(entry: ZooEntry, path: Path) -> Path:
@@ -74,21 +82,36 @@ def _folder(name: str) -> Path:
     return cache_dir() / "models" / f"{name}-{recipe[:12]}"
 
 
+def _recorded(folder: Path, name: str) -> ExportedModel | None:
+    """What the folder's record says, so that weights are hashed once; None if a file is not as it was written."""
+    record = folder / _RECORD
+    if not record.is_file():
+        return None
+    facts = json.loads(record.read_text())
+    files = ((folder / file, size) for file, size in facts["bytes"].items())
+    if not all(file.is_file() and file.stat().st_size == size for file, size in files):
+        return None
+    return ExportedModel(folder / f"{name}.onnx", facts["sha256"], facts["task"])
+
+
 def _export_into(folder: Path, entry: ZooEntry) -> None:
     """Make the whole folder elsewhere and rename it: nobody sees half of it, and of two who make it one wins."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-", ignore_cleanup_errors=True) as part:
         path = export(entry, Path(part) / f"{entry.name}.onnx")
-        record = asdict(ExportedModel(Path(path.name), model_sha256(path), entry.task)) | {"path": path.name}
-        (Path(part) / "export.json").write_text(json.dumps(record, indent=1))
+        sizes = {file.name: file.stat().st_size for file in model_files(path)}
+        facts = {"sha256": model_sha256(path), "task": entry.task, "bytes": sizes}
+        (path.parent / _RECORD).write_text(json.dumps(facts, indent=1))
+        if _recorded(folder, entry.name) is None:
+            shutil.rmtree(folder, ignore_errors=True)
         try:
-            Path(part).rename(folder)
+            path.parent.rename(folder)
         except OSError:
-            if not (folder / "export.json").is_file():
+            if _recorded(folder, entry.name) is None:
                 raise
-    for old in folder.parent.glob(f"{entry.name}-*"):
-        if old != folder:
-            shutil.rmtree(old, ignore_errors=True)
+    for other in folder.parent.glob(f"{entry.name}-*"):
+        if other != folder:  # made by code of another version
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _traced(entry: ZooEntry) -> onnx_ir.Model:
@@ -132,8 +155,8 @@ def _drop_zero_biases(model: onnx_ir.Model) -> None:
         bias = node.inputs[2] if node.op_type == "Conv" and len(node.inputs) > 2 else None
         if bias is not None and bias.const_value is not None and not bias.const_value.numpy().any():
             node.resize_inputs(2)
-            if not bias.uses() and bias.name in model.graph.initializers:
-                del model.graph.initializers[bias.name]
+            if not bias.uses():
+                model.graph.initializers.pop(str(bias.name), None)
 
 
 def _rename(model: onnx_ir.Model) -> None:

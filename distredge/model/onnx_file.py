@@ -13,36 +13,32 @@ from onnx.reference import ReferenceEvaluator
 
 from distredge.errors import ModelError, UnsupportedOperatorError
 from distredge.model.layer import INPUT
-from distredge.model.operators import WINDOWED, static_shape, write_window
+from distredge.model.operators import WINDOWED, check_window, static_shape, write_window
 
 _SMALL_BYTES = 65536
 """External tensors up to this size are always read: shapes and axes may be among them."""
 
 
-def read_model(path: Path, weights: bool = False) -> onnx.ModelProto:
-    """The model in normal form; without `weights`, large external tensors keep their shape but no data.
+def read_model(path: Path) -> onnx.ModelProto:
+    """The model in normal form; large external tensors keep their shape and place but have no data.
 
     In normal form the batch is 1, functions are inlined, every node has a name of its own, what depends on
     constants alone is an initializer (so far as its data is loaded), every tensor whose shape is known has a
-    `value_info`, and convolutions and poolings state kernel, strides, dilations and pads explicitly.
+    `value_info`, convolutions and poolings state kernel, strides, dilations and pads explicitly, and poolings
+    pad their end instead of rounding up (ONNX's shape inference counts windows that begin beyond the input).
 
-    Raises `ModelError` where the file is missing, is not ONNX or does not fit together, and
-    `UnsupportedOperatorError` for operators that are not ONNX's own or hold graphs of their own.
+    Raises `ModelError` where the file is missing, is not ONNX, has no image as its one input or does not fit
+    together, and `UnsupportedOperatorError` for operators that are not ONNX's own or hold graphs of their own.
     """
     model = _parse(path)
-    _load_external(model, path, limit=_SMALL_BYTES)
-    if model.functions:
-        model = inliner.inline_local_functions(model)
-    _check_operators(model, path)
+    _load_small(model, path)
     _name_nodes(model)
     _set_batch(model)
+    _check_image(model, path)
     _fold_constants(model)
-    model = _infer_shapes(model, path)
-    _write_windows(model)
-    if weights:
-        _load_external(model, path, limit=None)
-        _fold_constants(model)
-    return model
+    while _write_windows(model, path):
+        pass  # each pooling that leaves ceil mode may change the shapes of all that follows
+    return _infer_shapes(model, path, strict=True)
 
 
 def model_files(path: Path) -> tuple[Path, ...]:
@@ -61,16 +57,29 @@ def model_sha256(path: Path) -> str:
 
 
 def _parse(path: Path) -> onnx.ModelProto:
-    """The model without its external data."""
+    """The model without its external data, functions inlined, each node found to follow ONNX's rules."""
     if not path.is_file():
         raise ModelError(f"there is no file '{path}'")
     try:
         model = onnx.load(path, load_external_data=False)
-    except (DecodeError, OSError, UnicodeDecodeError) as error:
+    except (DecodeError, OSError) as error:
         raise ModelError(f"'{path}' is not an ONNX file") from error
-    if not model.graph.node or not model.opset_import:
+    if not model.graph.node or not model.opset_import or not _is_text(model.graph):
         raise ModelError(f"'{path}' is not an ONNX file, or one without nodes")
+    try:
+        if model.functions:
+            model = inliner.inline_local_functions(model)
+        _check_operators(model, path)
+    except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+        raise ModelError(f"'{path}' breaks ONNX's rules: {_line(error)}") from error
     return model
+
+
+def _is_text(graph: onnx.GraphProto) -> bool:
+    """Whether all names can be printed: protobuf hands over as bytes what is not UTF-8."""
+    names = [text for node in graph.node for text in (node.name, node.op_type, node.domain, *node.input, *node.output)]
+    names += [item.name for item in (*graph.input, *graph.output, *graph.initializer)]
+    return all(isinstance(name, str) and (name.isprintable() or not name) for name in names)
 
 
 def _external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
@@ -90,12 +99,12 @@ def _external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
     return files
 
 
-def _load_external(model: onnx.ModelProto, path: Path, limit: int | None) -> None:
-    """Read the external tensors of at most `limit` bytes into the model."""
+def _load_small(model: onnx.ModelProto, path: Path) -> None:
+    """Read the small external tensors into the model."""
     _external_files(model, path)
     for tensor in list(_external_tensors(model)):
         length = external_data_helper.ExternalDataInfo(tensor).length
-        if limit is None or (length is not None and length <= limit):
+        if length is not None and length <= _SMALL_BYTES:
             try:
                 external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
             except (ValueError, onnx.checker.ValidationError) as error:
@@ -105,13 +114,18 @@ def _load_external(model: onnx.ModelProto, path: Path, limit: int | None) -> Non
 
 
 def _check_operators(model: onnx.ModelProto, path: Path) -> None:
-    """Refuse operators that nothing here knows, and those with graphs inside."""
+    """Refuse operators that nothing here knows, those with graphs inside, and malformed nodes."""
+    context = onnx.checker.C.CheckerContext()
+    context.ir_version = model.ir_version
+    context.opset_imports = {entry.domain: entry.version for entry in model.opset_import}
     for node in model.graph.node:
         title = f"operator {node.domain + '.' if node.domain else ''}{node.op_type} (node '{node.name}') of '{path}'"
         if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type):
             raise UnsupportedOperatorError(f"{title} is not one of ONNX's own: export the model without it")
         if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
             raise UnsupportedOperatorError(f"{title} is control flow: export the model without it")
+        onnx.checker.check_node(node, context)
+        check_window(node)
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:
@@ -141,10 +155,33 @@ def _set_batch(model: onnx.ModelProto) -> None:
         value.type.tensor_type.ClearField("shape")
 
 
-def _infer_shapes(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+def _check_image(model: onnx.ModelProto, path: Path) -> None:
+    """Refuse a model whose input is not one image: (batch, C, H, W) of float32 with fixed C, H and W."""
+    inputs = model.graph.input
+    if len(inputs) != 1:
+        listed = ", ".join(value.name for value in inputs) or "none"
+        raise ModelError(f"'{path}' is no CNN: it should have one input, the image, but has {len(inputs)} ({listed})")
+    kind = inputs[0].type.tensor_type
+    if len(kind.shape.dim) != 4:
+        raise ModelError(
+            f"'{path}' is no CNN: its input '{inputs[0].name}' has {len(kind.shape.dim)} dimensions, "
+            "not (batch, channels, height, width)"
+        )
+    if static_shape(inputs[0]) is None or min(static_shape(inputs[0]) or (0,)) < 1:
+        sizes = ", ".join(d.dim_param or str(d.dim_value or "?") for d in kind.shape.dim)
+        raise ModelError(
+            f"the input '{inputs[0].name}' of '{path}' has the shape ({sizes}): export it with fixed channels, "
+            "height and width"
+        )
+    if kind.elem_type != onnx.TensorProto.FLOAT:
+        raise ModelError(f"the input '{inputs[0].name}' of '{path}' is not float32: export it with a float32 input")
+
+
+def _infer_shapes(model: onnx.ModelProto, path: Path, strict: bool) -> onnx.ModelProto:
+    """The model with the shapes that ONNX infers; unless `strict`, what does not fit has none."""
     try:
-        return shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-    except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError) as error:
+        return shape_inference.infer_shapes(model, check_type=strict, strict_mode=strict, data_prop=True)
+    except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
         raise ModelError(f"the shapes of '{path}' do not fit together: {_line(error)}") from error
 
 
@@ -170,7 +207,7 @@ def _fold_constants(model: onnx.ModelProto) -> None:
 def _evaluate(
     node: onnx.NodeProto, model: onnx.ModelProto, known: dict[str, onnx.TensorProto]
 ) -> list[onnx.TensorProto] | None:
-    """What a node of constants makes; None where ONNX's reference implementation does not know the operator."""
+    """What a node of constants makes; None where ONNX's reference implementation cannot tell."""
     feeds = {n: numpy_helper.to_array(known[n]) for n in node.input if n}
     graph = onnx.helper.make_graph(
         [node],
@@ -181,20 +218,25 @@ def _evaluate(
     single = onnx.helper.make_model(graph, opset_imports=model.opset_import)
     try:
         values = ReferenceEvaluator(single).run(None, feeds)
-    except (NotImplementedError, RuntimeError):
-        return None
+    except (NotImplementedError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError):
+        return None  # or its constants do not fit it, which shape inference will tell
     return [numpy_helper.from_array(v, n) for v, n in zip(values, (n for n in node.output if n), strict=True)]
 
 
-def _write_windows(model: onnx.ModelProto) -> None:
-    """State kernel, strides, dilations and pads of every convolution and pooling whose input's shape is known."""
-    values = (*model.graph.input, *model.graph.value_info)
-    shapes = {value.name: static_shape(value) for value in values}
-    shapes |= {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+def _write_windows(model: onnx.ModelProto, path: Path) -> bool:
+    """State the windows of convolutions and poolings in full, up to the first that leaves ceil mode.
+
+    Returns whether there was one: what follows it needs its new shape.
+    """
+    inferred = _infer_shapes(model, path, strict=False).graph
+    shapes = {value.name: static_shape(value) for value in (*inferred.input, *inferred.value_info)}
+    shapes |= {tensor.name: tuple(tensor.dims) for tensor in inferred.initializer}
     for node in model.graph.node:
         shape = shapes.get(node.input[0]) if node.op_type in WINDOWED else None
-        if shape is not None and len(shape) == 4:
-            write_window(node, shape, shapes.get(node.input[1]) if node.op_type == "Conv" else None)
+        weight = shapes.get(node.input[1]) if node.op_type == "Conv" else None
+        if shape is not None and write_window(node, shape, weight):
+            return True
+    return False
 
 
 def _line(error: Exception) -> str:

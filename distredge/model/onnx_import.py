@@ -34,7 +34,7 @@ def import_onnx(path: Path, name: str, sha256: str, task: str = "") -> LayerGrap
     naming the operator and its node where one stands in the way of convolutions.
     """
     model = read_model(path)
-    image = _image(model, name)
+    image = str(model.graph.input[0].name)
     nodes = _live_nodes(model)
     tensors = _tensors(model, nodes)
     body, head = _divide(nodes, tensors, name)
@@ -52,30 +52,6 @@ def import_onnx(path: Path, name: str, sha256: str, task: str = "") -> LayerGrap
         head=_head(model, exit_tensor, head, tensors, name),
         task=task,
     )
-
-
-def _image(model: onnx.ModelProto, name: str) -> str:
-    """The one input: (1, C, H, W) of float32 with fixed C, H and W."""
-    inputs = model.graph.input
-    if len(inputs) != 1:
-        listed = ", ".join(value.name for value in inputs) or "none"
-        raise ModelError(f"'{name}' is no CNN: it should have one input, the image, but has {len(inputs)} ({listed})")
-    kind = inputs[0].type.tensor_type
-    if len(kind.shape.dim) != 4:
-        raise ModelError(
-            f"'{name}' is no CNN: its input '{inputs[0].name}' has {len(kind.shape.dim)} dimensions, "
-            "not (batch, channels, height, width)"
-        )
-    if static_shape(inputs[0]) is None or min(static_shape(inputs[0]) or (0,)) < 1:
-        sizes = ", ".join(d.dim_param or str(d.dim_value or "?") for d in kind.shape.dim)
-        raise ModelError(
-            f"the input '{inputs[0].name}' of '{name}' has the shape ({sizes}): export it with fixed channels, "
-            "height and width"
-        )
-    if kind.elem_type != onnx.TensorProto.FLOAT:
-        given = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
-        raise ModelError(f"the input '{inputs[0].name}' of '{name}' is {given}: export it with a float32 input")
-    return str(inputs[0].name)
 
 
 def _live_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -140,7 +116,9 @@ def _refuse_windows(node: onnx.NodeProto, above: onnx.NodeProto | None, tensors:
     if one_row or not (node.op_type in CONVOLUTIONS or (above is not None and node.op_type in POOLINGS)):
         return
     if above is None:
-        raise UnsupportedOperatorError(f"operator {node.op_type} (node '{node.name}') of '{name}' cannot be split by rows")
+        raise UnsupportedOperatorError(
+            f"operator {node.op_type} (node '{node.name}') of '{name}' cannot be split by rows"
+        )
     raise UnsupportedOperatorError(
         f"operator {above.op_type} (node '{above.name}') of '{name}' cannot be split by rows, "
         f"nor can what follows it: {node.op_type} '{node.name}'"
@@ -270,13 +248,15 @@ def _kind(node: onnx.NodeProto, tensors: Tensors) -> str:
 def _check_height(layer: Layer, first: onnx.NodeProto, heights: list[int]) -> None:
     """Refuse a layer whose rows are not those that its windows give."""
     given = out_height(first, heights[0]) if first.op_type in WINDOWED else heights[0]
-    if layer.height < 1 or given != layer.height or any(h != layer.height for h in heights[1:]):
+    if min(layer.out_shape) < 1:
+        raise ModelError(
+            f"nothing is left at layer '{layer.name}': its window does not fit into its input's {layer.in_shape}"
+        )
+    if given != layer.height or any(height != layer.height for height in heights[1:]):
         raise ModelError(f"layer '{layer.name}' has {layer.height} rows where its inputs' {heights} give {given}")
 
 
-def _head(
-    model: onnx.ModelProto, exit_tensor: str, nodes: list[onnx.NodeProto], tensors: Tensors, name: str
-) -> Head:
+def _head(model: onnx.ModelProto, exit_tensor: str, nodes: list[onnx.NodeProto], tensors: Tensors, name: str) -> Head:
     """The head's nodes and the model's outputs, whose shapes must be known."""
     outputs = [value.name for value in model.graph.output]
     unknown = [output for output in outputs if output not in tensors.shapes]

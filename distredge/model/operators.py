@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 from onnx import helper
 
+from distredge.errors import ModelError
 from distredge.model.layer import Window
 
 WINDOWED = frozenset({"Conv", "MaxPool", "AveragePool"})
@@ -79,9 +80,12 @@ def is_row_wise(node: onnx.NodeProto, tensors: Tensors) -> bool:
 
 
 def _counts_rows(node: onnx.NodeProto) -> bool:
-    """Whether a pooling divides by a count that the last rows know only from the whole image."""
-    ceil, include = attribute(node, "ceil_mode", 0), attribute(node, "count_include_pad", 0)
-    return node.op_type == "AveragePool" and bool(ceil and include)
+    """Whether a pooling divides by a count that the last rows know only from the whole image.
+
+    In normal form ceil mode remains only where that is so: it would count the padding, but not what a last
+    window reads beyond it.
+    """
+    return bool(attribute(node, "ceil_mode", 0))
 
 
 def _trains(node: onnx.NodeProto) -> bool:
@@ -102,31 +106,86 @@ def _keeps_rows(node: onnx.NodeProto, tensors: Tensors) -> bool:
     return all(dims is not None and (len(dims) < 2 or dims[-2] == 1) for dims in constants)
 
 
-def write_window(node: onnx.NodeProto, shape: Sequence[int], weight: Sequence[int] | None) -> None:
-    """State kernel, strides, dilations and pads of a 2-D convolution or pooling of an input of `shape`."""
-    kernel = attribute(node, "kernel_shape", list(weight[2:]) if weight else None)
-    if kernel is None or len(kernel) != 2:
+def check_window(node: onnx.NodeProto) -> None:
+    """Raise `ModelError` if a convolution or pooling states impossible sizes, which shape inference trusts."""
+    if node.op_type not in WINDOWED:
         return
+    sizes = [attribute(node, name, []) for name in ("kernel_shape", "strides", "dilations")]
+    pads = attribute(node, "pads", [])
+    given = {len(values) for values in sizes if values} | {len(pads) // 2 for _ in pads}
+    if (
+        len(given) > 1
+        or len(pads) % 2
+        or any(value < 1 for values in sizes for value in values)
+        or min(pads, default=0) < 0
+    ):
+        raise ModelError(f"{node.op_type} (node '{node.name}') states impossible kernel, strides, dilations or pads")
+
+
+def write_window(node: onnx.NodeProto, shape: Sequence[int], weight: Sequence[int] | None) -> bool:
+    """State kernel, strides, dilations and pads of a 2-D convolution or pooling of an input of `shape`.
+
+    Returns whether a pooling in ceil mode became one that pads its end instead. `weight` is the shape of a
+    convolution's weights.
+    """
+    kernel = attribute(node, "kernel_shape", list(weight[2:]) if weight else None)
+    if kernel is None or len(kernel) != 2 or len(shape) != 4:
+        return False
     strides, dilations = attribute(node, "strides", [1, 1]), attribute(node, "dilations", [1, 1])
-    pads = attribute(node, "pads", [0, 0, 0, 0])
-    auto = attribute(node, "auto_pad", b"NOTSET").decode()
-    if auto in ("SAME_UPPER", "SAME_LOWER"):
-        totals = [_same(*sizes) for sizes in zip(shape[2:], kernel, strides, dilations, strict=True)]
-        small, large = [t // 2 for t in totals], [t - t // 2 for t in totals]
-        pads = small + large if auto == "SAME_UPPER" else large + small
-    elif auto == "VALID":
-        pads = [0, 0, 0, 0]
-    window = {"kernel_shape": kernel, "strides": strides, "dilations": dilations, "pads": pads}
+    axes = [_Axis(*sizes) for sizes in zip(shape[2:], kernel, strides, dilations, strict=True)]
+    pads = _pads(node, axes)
+    ceil = bool(attribute(node, "ceil_mode", 0))
+    if ceil:
+        ends = [axis.ceil_pad(before, after) for axis, before, after in zip(axes, pads[:2], pads[2:], strict=True)]
+        if ends != pads[2:] and attribute(node, "count_include_pad", 0):
+            ceil = False  # it divides by fewer elements where a window passes the padding: left as it is
+        else:
+            pads[2:] = ends
+    stated = {"kernel_shape": kernel, "strides": strides, "dilations": dilations, "pads": pads}
     if node.op_type == "AveragePool" and dilations == [1, 1]:
-        del window["dilations"]  # which older operator sets do not know
-    others = [a for a in node.attribute if a.name not in (*window, "auto_pad")]
+        del stated["dilations"]  # which older operator sets do not know
+    dropped = (*stated, "auto_pad", "ceil_mode") if ceil else (*stated, "auto_pad")
+    kept = [a for a in node.attribute if a.name not in dropped]
     del node.attribute[:]
-    node.attribute.extend([*others, *(helper.make_attribute(name, value) for name, value in window.items())])
+    node.attribute.extend([*kept, *(helper.make_attribute(name, value) for name, value in stated.items())])
+    return ceil
 
 
-def _same(size: int, kernel: int, stride: int, dilation: int) -> int:
-    """Rows or columns that `SAME` padding adds in all: the output gets ceil(size / stride)."""
-    return max(0, (-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size)
+@dataclass(frozen=True)
+class _Axis:
+    """A window along one axis of `size` rows or columns."""
+
+    size: int
+    kernel: int
+    stride: int
+    dilation: int
+
+    @property
+    def extent(self) -> int:
+        return (self.kernel - 1) * self.dilation + 1
+
+    def same(self) -> int:
+        """What `SAME` padding adds in all, so that the output gets ceil(size / stride)."""
+        return max(0, (-(-self.size // self.stride) - 1) * self.stride + self.extent - self.size)
+
+    def ceil_pad(self, before: int, after: int) -> int:
+        """The padding at the end with which floor mode gives what ceil mode gives.
+
+        A last window counts that passes the end, unless it would begin there in the padding.
+        """
+        rows = -(-(self.size + before + after - self.extent) // self.stride) + 1
+        if (rows - 1) * self.stride >= self.size + before:
+            rows -= 1
+        return max(after, (rows - 1) * self.stride + self.extent - self.size - before)
+
+
+def _pads(node: onnx.NodeProto, axes: Sequence[_Axis]) -> list[int]:
+    """Top, left, bottom and right padding of a convolution or pooling, `auto_pad` worked out."""
+    auto = attribute(node, "auto_pad", b"NOTSET").decode()
+    if auto not in ("SAME_UPPER", "SAME_LOWER"):
+        return list(attribute(node, "pads", [0, 0, 0, 0])) if auto == "NOTSET" else [0, 0, 0, 0]
+    small, large = [axis.same() // 2 for axis in axes], [-(-axis.same() // 2) for axis in axes]
+    return small + large if auto == "SAME_UPPER" else large + small
 
 
 def window(node: onnx.NodeProto) -> Window:
@@ -136,16 +195,9 @@ def window(node: onnx.NodeProto) -> Window:
 
 
 def out_height(node: onnx.NodeProto, height: int) -> int:
-    """Output rows of a convolution or pooling of `height` rows (ONNX, `Conv` and `MaxPool`).
-
-    With `ceil_mode` a last window counts that passes the end, unless it begins beyond the input in the padding.
-    """
+    """Output rows of a convolution or pooling of `height` rows."""
     reads, pads = window(node), attribute(node, "pads", None)
-    spare = height + pads[0] + pads[2] - reads.extent
-    if not attribute(node, "ceil_mode", 0):
-        return int(spare // reads.stride + 1)
-    rows = -(-spare // reads.stride) + 1
-    return int(rows - 1 if (rows - 1) * reads.stride >= height + pads[0] else rows)
+    return int((height + pads[0] + pads[2] - reads.extent) // reads.stride + 1)
 
 
 def macs(node: onnx.NodeProto, tensors: Tensors) -> int:

@@ -17,24 +17,33 @@ SAMPLES = 100
 
 
 def lcpss(graph: LayerGraph, providers: int, alpha: float, samples: int, rng: np.random.Generator) -> PartitionScheme:
-    """The partition scheme that Algorithm 1 finds.
+    """The partition scheme that Algorithm 1 finds: `greedy` on a fresh set of random split decisions."""
+    return greedy(scorer(graph, providers, alpha, samples, rng))
 
-    Starts with the locations {first layer, last location}; in each round, every volume is cut at the location that
-    lowers the score most, if one does; ends when none does. `alpha` in [0, 1], `samples` >= 1, `providers` >= 1.
-    """
+
+def scorer(graph: LayerGraph, providers: int, alpha: float, samples: int, rng: np.random.Generator) -> SplitScore:
+    """The score of Eq. 4; raises `InputError` unless 0 <= alpha <= 1 and samples >= 1."""
     if not 0.0 <= alpha <= 1.0:
         raise InputError(f"alpha must be between 0 and 1, got {alpha}")
     if samples < 1:
         raise InputError(f"samples must be at least 1, got {samples}")
+    return SplitScore(graph, providers, samples, alpha, rng)
+
+
+def greedy(score: SplitScore) -> PartitionScheme:
+    """Algorithm 1: starts with the locations {first layer, last location}; in each round, every volume is cut at the
+    location that lowers the score most, if one does; ends when none does.
+    """
+    graph = score.graph
     points = graph.partition_points
-    score = SplitScore(graph, providers, samples, alpha, rng)
     locations = tuple(sorted({points[0], points[-1]}))
     while True:
         stops = (*locations[1:], len(graph.layers))
-        found = {_best_cut(score, points, a, b) for a, b in zip(locations, stops, strict=True)} - {None}
+        best = [_best_cut(score, points, a, b) for a, b in zip(locations, stops, strict=True)]
+        found = [p for p in best if p is not None]
         if not found:
             return PartitionScheme(graph, locations)
-        locations = tuple(sorted({*locations, *(p for p in found if p is not None)}))
+        locations = tuple(sorted({*locations, *found}))
 
 
 def _best_cut(score: SplitScore, points: tuple[int, ...], start: int, stop: int) -> int | None:

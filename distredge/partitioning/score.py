@@ -17,27 +17,29 @@ class SplitScore:
     its last layer's fractions and neighbouring volumes agree. T and O then are sums over volumes, and a volume's
     share depends on its two ends alone: `volume(start, stop)`.
 
-    The paper leaves the common scale of T and O open. Here both are numbers near 1 for a model: O in units of the
-    undivided model's operations, T in units of the bytes that cross the network when every layer is its own volume.
+    The paper leaves the common scale of T and O open. Here each is in units of its range over the two extreme
+    schemes: one unit of T is what splitting layer by layer transmits more than fusing everything, one unit of O is what
+    fusing everything recomputes more than splitting layer by layer.
     """
 
     def __init__(self, graph: LayerGraph, providers: int, samples: int, alpha: float, rng: np.random.Generator) -> None:
         self.graph = graph
-        self.alpha = alpha
         fractions = np.sort(rng.random((len(graph.layers), samples, providers - 1)), axis=2)
         self._cuts = [_cuts(fractions[i], layer.height) for i, layer in enumerate(graph.layers)]
         self._known: dict[tuple[int, int], float] = {}
-        self._macs = float(sum(layer.macs for layer in graph.layers))
         ends = (*graph.partition_points[1:], len(graph.layers))
-        layerwise = [self._traffic(a, b) for a, b in zip(graph.partition_points, ends, strict=True)]
-        self._bytes = sum(layerwise)
+        steps = list(zip(graph.partition_points, ends, strict=True))
+        whole = (0, len(graph.layers))
+        traffic = sum(self._traffic(a, b) for a, b in steps) - self._traffic(*whole)
+        operations = self._operations(*whole) - sum(self._operations(a, b) for a, b in steps)
+        self._weights = (alpha / max(traffic, 1.0), (1.0 - alpha) / max(operations, 1.0))
 
     def volume(self, start: int, stop: int) -> float:
         """Share of the volume of layers `[start, stop)` in the score, a mean over the random decisions."""
         key = (start, stop)
         if key not in self._known:
-            traffic = self._traffic(start, stop) / self._bytes
-            self._known[key] = self.alpha * traffic + (1.0 - self.alpha) * self._operations(start, stop) / self._macs
+            transmit, compute = self._weights
+            self._known[key] = transmit * self._traffic(start, stop) + compute * self._operations(start, stop)
         return self._known[key]
 
     def scheme(self, locations: tuple[int, ...]) -> float:

@@ -1,0 +1,27 @@
+"""Planners: every method that turns a model and a scenario into a strategy, under the same costs."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from distredge.errors import UnknownNameError
+from distredge.planners.base import Planner
+
+METHODS = {
+    "osds": ("distredge.planners.distredge", "Osds"),
+    "osds-paper": ("distredge.planners.distredge", "OsdsPaper"),
+    "search": ("distredge.planners.search", "Search"),
+    "equal": ("distredge.planners.equal", "Equal"),
+    "offload": ("distredge.planners.offload", "Offload"),
+}
+"""Where each method lives; a method's module is imported when it is used."""
+
+
+def planner(name: str) -> Planner:
+    """The planner of a method; raises `UnknownNameError` with the nearest name for another one."""
+    if name not in METHODS:
+        raise UnknownNameError("method", name, METHODS)
+    module, cls = METHODS[name]
+    made = getattr(import_module(module), cls)()
+    assert isinstance(made, Planner)
+    return made

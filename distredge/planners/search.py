@@ -39,7 +39,7 @@ ROUND_STEPS = 40_000
 """Evaluations of a variation."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """A strategy under way: partition locations, order of the providers (places in the scenario), cuts."""
 
@@ -143,7 +143,7 @@ class JointSearch:
             worst = max(same, key=_latency)
             if worst.latency_ms <= candidate.latency_ms:
                 return
-            self.pool.remove(worst)
+            self.pool = [c for c in self.pool if c is not worst]
         self.pool = sorted([*self.pool, candidate], key=_latency)[:POOL]
 
 

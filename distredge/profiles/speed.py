@@ -58,7 +58,7 @@ class GpuSpeed:
             return self.other_launch_us / 1e3 + self._move_ms(moved_elements(layer, rows) * element_bytes)
         moved = self._move_ms((moved_elements(layer, rows) + layer.params) * element_bytes)
         arithmetic = self._padded_macs(layer, rows) * 2e-6 / (self.peak_gflops * self._share(layer))
-        return self.conv_launch_us / 1e3 + np.maximum(arithmetic, moved)
+        return np.asarray(self.conv_launch_us / 1e3 + np.maximum(arithmetic, moved))
 
     def head_ms(self, head: Head, element_bytes: int) -> float:
         """See `Speed`."""

@@ -60,9 +60,13 @@ class Keys:
         socket.curve_server = True
         socket.curve_publickey, socket.curve_secretkey = self.public, self.secret
 
-    def secure_caller(self, socket: zmq.Socket[bytes], peer: str) -> None:
-        """Make a socket that will be connected talk to `peer` only; raises `InputError` without its public key."""
-        socket.curve_serverkey = _read(self.folder / "public" / f"{peer}.key")[0]
+    def of(self, peer: str) -> bytes:
+        """The public key of another node; raises `InputError` without it."""
+        return _read(self.folder / "public" / f"{peer}.key")[0]
+
+    def secure_caller(self, socket: zmq.Socket[bytes], peer_key: bytes) -> None:
+        """Make a socket that will be connected talk only to the node with this public key."""
+        socket.curve_serverkey = peer_key
         socket.curve_publickey, socket.curve_secretkey = self.public, self.secret
 
 

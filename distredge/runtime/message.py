@@ -13,8 +13,6 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from distredge.geometry.interval import Interval
-
 PROTOCOL = 1
 """Version of the messages; both ends must speak the same."""
 
@@ -71,7 +69,7 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
     session: str
 
 
-class Setup(_Message):
+class Setup(_Message, frozen=True):
     """Requester to provider: a session begins; its stages, and where the others are.
 
     `outputs` are names and shapes of the model's outputs, `threads` those of the engine.
@@ -87,13 +85,13 @@ class Setup(_Message):
     threads: Size
 
 
-class NeedModel(_Message):
+class NeedModel(_Message, frozen=True):
     """Provider to requester: the model's files are not here."""
 
     sender: str
 
 
-class ModelChunk(_Message):
+class ModelChunk(_Message, frozen=True):
     """Requester to provider: part of a model's file. `files` are names and sizes of them all, the ONNX file first."""
 
     sha256: str
@@ -102,19 +100,19 @@ class ModelChunk(_Message):
     offset: Count
 
 
-class Ready(_Message):
+class Ready(_Message, frozen=True):
     """Provider to requester: the engines are built."""
 
     sender: str
 
 
-class Busy(_Message):
+class Busy(_Message, frozen=True):
     """Provider to requester: another requester's session is under way."""
 
     sender: str
 
 
-class RowsChunk(_Message):
+class RowsChunk(_Message, frozen=True):
     """Part of a block of rows of the tensor at a boundary: its bytes from `offset` on. Chunks come in order."""
 
     frame: Count
@@ -124,7 +122,7 @@ class RowsChunk(_Message):
     scale: float
 
 
-class ResultChunk(_Message):
+class ResultChunk(_Message, frozen=True):
     """Part of one of the model's outputs (by its index), as `RowsChunk`."""
 
     frame: Count
@@ -133,24 +131,24 @@ class ResultChunk(_Message):
     scale: float
 
 
-class Heartbeat(_Message):
+class Heartbeat(_Message, frozen=True):
     """Either way: still there."""
 
     sender: str
 
 
-class Failed(_Message):
+class Failed(_Message, frozen=True):
     """Provider to requester: the session cannot go on."""
 
     sender: str
     reason: str
 
 
-class Stop(_Message):
+class Stop(_Message, frozen=True):
     """Requester to provider: the session ends."""
 
 
-class Report(_Message):
+class Report(_Message, frozen=True):
     """Provider to requester, in answer to `Stop`: totals of the session. `rows` are those computed of volumes."""
 
     sender: str
@@ -195,7 +193,7 @@ def pack(array: npt.NDArray[np.float32], wire: Wire) -> tuple[memoryview, float]
         packed: npt.NDArray[np.generic] = np.rint(array / scale).astype(np.int8)
     else:
         packed = np.ascontiguousarray(array, dtype=wire)
-    return memoryview(packed.reshape(-1).view(np.uint8)), scale
+    return packed.reshape(-1).view(np.uint8).data, scale
 
 
 def unpack(data: bytes | bytearray, wire: Wire, scale: float, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
@@ -209,8 +207,3 @@ def unpack(data: bytes | bytearray, wire: Wire, scale: float, shape: tuple[int, 
 def packed_bytes(shape: tuple[int, ...], wire: Wire) -> int:
     """Bytes of an array of this shape on the wire."""
     return int(np.prod(shape, dtype=np.int64)) * np.dtype(wire).itemsize
-
-
-def interval(rows: Rows) -> Interval:
-    """Rows of a message as an interval."""
-    return Interval(*rows)

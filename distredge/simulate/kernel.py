@@ -12,9 +12,10 @@ Links are a tandem of fluid queues. A message of `B` bytes that starts at `s` oc
          max_k  s_k + q_k * up_k + (B_all - A(s_k + q_k * up_k)) * down,   it was last idle when message k came
          max_k  e_k + q_k * down )                                   the last quantum passes both links in turn
 
-where `A(t)` are the bytes that have arrived by `t` and `q_k = min(quantum, B_k)`. The first two are the exit time
-of a fluid first-come-first-served queue (Reich's formula), the quantum makes it store-and-forward. A boundary's
-messages are served after those of the boundary before.
+where `A(t)` are the bytes of the other messages that have arrived by `t`, in whole quanta, and `q_k = min(quantum, B_k)`.
+The first two are the exit time of a first-come-first-served queue (Reich's formula) with idle periods looked for where
+a message begins only; the quantum makes it store-and-forward. A boundary's messages are served after those of the
+boundary before. A test holds this close to an event-driven simulation of every quantum.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def _drain(count, start, end, size, up, free, down, quantum):  # type: ignore[no
                     if came >= end[m]:
                         arrived += size[m]
                     elif came > start[m]:
-                        arrived += size[m] * (came - start[m]) / (end[m] - start[m])
+                        arrived += quantum * np.floor((came - start[m]) / (quantum * up[m]))
             done = max(done, came + (total - arrived) * down)
     return done
 

@@ -6,6 +6,7 @@ the two equal. The runtime is measured against what it says.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 
@@ -125,7 +126,7 @@ class _Run:
             came = m.start_ms + quantum * self.nodes[m.sender].per_byte
             exits.append(m.sent_ms + quantum * down)
             if came > node.downlink_free:
-                before = sum(_arrived_by(came, other) for other in messages if other is not m)
+                before = sum(_arrived_by(came, other, self.nodes[other.sender].per_byte) for other in messages if other is not m)
                 exits.append(came + (total - before) * down)
         node.downlink_free = max(exits)
         return node.downlink_free + MESSAGE_MS
@@ -148,13 +149,13 @@ class _Run:
         node.done = start + compute_ms
 
 
-def _arrived_by(time: float, message: Transfer) -> float:
-    """Bytes of a message that have passed its sender's uplink by `time`."""
+def _arrived_by(time: float, message: Transfer, per_byte: float) -> float:
+    """Bytes of a message that have passed its sender's uplink by `time`, in whole quanta."""
     if time >= message.sent_ms:
         return message.payload_bytes
     if time <= message.start_ms:
         return 0.0
-    return message.payload_bytes * (time - message.start_ms) / (message.sent_ms - message.start_ms)
+    return QUANTUM_BYTES * math.floor((time - message.start_ms) / (QUANTUM_BYTES * per_byte))
 
 
 def trace(

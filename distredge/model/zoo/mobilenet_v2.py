@@ -32,7 +32,7 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(1, C, H, W) to (1, out, H / stride, W / stride)."""
-        y = x if self.expand is None else self.expand(x)
+        y: torch.Tensor = x if self.expand is None else self.expand(x)
         y = F.relu6(self.bn1(self.depthwise(y)))
         y = self.bn2(self.project(y))
         return x + y if self.adds else y

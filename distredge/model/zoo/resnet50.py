@@ -28,9 +28,7 @@ class Bottleneck(nn.Module):
         self.bn3 = residual_end(nn.BatchNorm2d(out))
         self.downsample: nn.Sequential | None = None
         if stride != 1 or channels != out:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(channels, out, 1, stride=stride, bias=False), nn.BatchNorm2d(out)
-            )
+            self.downsample = nn.Sequential(nn.Conv2d(channels, out, 1, stride=stride, bias=False), nn.BatchNorm2d(out))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(1, C, H, W) to (1, 4 * width, H / stride, W / stride)."""

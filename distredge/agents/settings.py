@@ -1,0 +1,104 @@
+"""Hyper-parameters of the agent: data, read from `agents/osds-*.yaml` or a file of the user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from distredge.config import Frozen, read_yaml
+from distredge.errors import InputError, UnknownNameError
+from distredge.resources import shipped
+
+SUFFIX = ".yaml"
+PREFIX = "osds-"
+
+
+class Network(Frozen):
+    """A fully connected network with ReLU between its layers, trained by Adam."""
+
+    layers: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(min_length=1, description="widths of hidden layers")
+    learning_rate: float = Field(gt=0, lt=1, description="Adam's, at the beginning")
+    final_learning_rate: float = Field(gt=0, lt=1, description="Adam's at the end; in between it falls geometrically")
+
+
+class EpsilonNoise(Frozen):
+    """Algorithm 2, lines 7 to 13: Gaussian noise with probability epsilon = 1 - (episode * delta_epsilon)^2."""
+
+    kind: Literal["epsilon"]
+    delta_epsilon: float = Field(gt=0, lt=1)
+    variance: float = Field(gt=0, description="sigma^2 with up to `few_providers` providers")
+    variance_many: float = Field(gt=0, description="sigma^2 with more")
+    few_providers: int = Field(ge=2)
+
+    def variance_for(self, providers: int) -> float:
+        """sigma^2 for a number of providers."""
+        return self.variance if providers <= self.few_providers else self.variance_many
+
+
+class SpreadNoise(Frozen):
+    """Gaussian noise of another size in each of the episodes that run together, from `smallest` to `largest`."""
+
+    kind: Literal["spread"]
+    smallest: float = Field(gt=0, lt=2, description="standard deviation, in units of the action")
+    largest: float = Field(gt=0, lt=2)
+    shared: float = Field(ge=0, le=1, description="part of the variance that stays the same throughout an episode")
+    elite_episodes: float = Field(ge=0, le=1, description="part of the episodes that vary an elite plan, not the policy's")
+
+
+class Elites(Frozen):
+    """The best distinct plans seen: they bound the critic from below and draw the actor."""
+
+    keep: int = Field(ge=1, le=1024)
+    batch: int = Field(ge=1, le=4096, description="transitions of elites in a gradient step, beside those of the buffer")
+    pull: float = Field(ge=0, description="weight of the actor's distance to the elites' actions")
+    closeness: float = Field(
+        gt=0, lt=1, description="an elite slower than the best by this share draws the actor 1/e times as much"
+    )
+
+
+class Polish(Frozen):
+    """Short annealing of an elite plan: search inside the learning (not in the paper)."""
+
+    every: int = Field(ge=1, description="batches of episodes between polishes")
+    runs: int = Field(ge=1, description="elites that are polished")
+    steps: int = Field(ge=1, description="evaluations of each")
+    warmth: float = Field(gt=0, lt=1, description="starting temperature, as a share of the elite's latency")
+
+
+class Distillation(Frozen):
+    """At the end the actor learns the best plan's decisions by regression, until the greedy policy makes them."""
+
+    steps: int = Field(ge=1, description="gradient steps at most")
+    learning_rate: float = Field(gt=0, lt=1)
+
+
+class Settings(Frozen):
+    """Everything that decides how an agent is trained, but the seed. Optional sections: null turns them off."""
+
+    formulation: Literal["default", "paper"] = Field(description="of the MDP, see distredge/envs/encode.py")
+    episodes: int = Field(ge=1, description="in all; with a time budget see `until_budget`")
+    until_budget: bool = Field(description="with a time budget: train until it is spent, however many episodes that are")
+    environments: int = Field(ge=1, le=1024, description="episodes that run together")
+    buffer: int = Field(ge=1, le=10_000_000, description="transitions kept, the oldest replaced first")
+    batch: int = Field(ge=1, le=65536, description="N_b, transitions of the buffer in a gradient step")
+    gradient_steps: int = Field(ge=1, description="after every step of all environments, once `batch` transitions are there")
+    gamma: float = Field(gt=0, le=1)
+    tau: float = Field(gt=0, le=1, description="by which the target networks follow in a gradient step")
+    first_actions: float = Field(gt=0, le=1, description="factor on the initial weights of the actor's last layer")
+    actor: Network
+    critic: Network
+    noise: Annotated[EpsilonNoise | SpreadNoise, Field(discriminator="kind")]
+    elites: Elites | None = None
+    polish: Polish | None = None
+    distillation: Distillation | None = None
+
+
+def load_settings(name: str | Path) -> Settings:
+    """A shipped preset (`default`, `paper`), or a YAML file; raises `UnknownNameError` or `InputError`."""
+    known = {key.removeprefix(PREFIX): path for key, path in shipped("agents", SUFFIX).items() if key.startswith(PREFIX)}
+    path = known.get(str(name)) or Path(name)
+    if not path.is_file() and path.suffix not in {".yaml", ".yml"}:
+        raise UnknownNameError("preset", str(name), known, "(or give the path of a .yaml file)")
+    return read_yaml(path, Settings, InputError)

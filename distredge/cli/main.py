@@ -1,0 +1,51 @@
+"""The command line: thin; every command parses, calls and prints."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from distredge.cli import models, planning, profiles, running
+from distredge.errors import DistrEdgeError
+
+_UsageProblem: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+app = typer.Typer(
+    name="distredge",
+    help="Shares one CNN inference among unequal devices by rows, without changing its result.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for commands in (models, profiles, planning, running):
+    commands.register(app)
+
+
+def main() -> None:
+    """Run the command of `sys.argv` and leave with its exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command; returns 0, 1 (failed while running) or 2 (bad input), after one line on stderr for an error."""
+    try:
+        code = typer.main.get_command(app).main(args=arguments, prog_name="distredge", standalone_mode=False)
+    except DistrEdgeError as exc:
+        return _fail(str(exc), exc.exit_code)
+    except _UsageProblem as exc:
+        return _fail(f"{exc.format_message()} (see distredge {_command(arguments)}--help)", 2)  # type: ignore[attr-defined]
+    except typer.Abort:
+        return _fail("interrupted", 130)
+    except OSError as exc:
+        return _fail(f"{exc.filename or ''}: {exc.strerror or exc}".lstrip(": "), 1)
+    return code if isinstance(code, int) else 0
+
+
+def _command(arguments: list[str]) -> str:
+    return f"{arguments[0]} " if arguments and not arguments[0].startswith("-") else ""
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code

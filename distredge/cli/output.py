@@ -1,0 +1,57 @@
+"""What commands print: one JSON document, or tables; progress and errors go to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from distredge.planners.base import Progress as PlannerProgress
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Decides every random choice.")]
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+
+def emit(as_json: bool, data: object, show: Callable[[], None]) -> None:
+    """Print `data` as JSON if asked for, else call `show`."""
+    if as_json:
+        json.dump(data, sys.stdout, indent=2, allow_nan=False)
+        sys.stdout.write("\n")
+    else:
+        show()
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table; numbers are aligned to the right, floats have two decimals."""
+    drawn = Table(title=title, title_justify="left")
+    for i, name in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[i], int | float) for row in rows)
+        drawn.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(_text(cell) for cell in row))
+    console.print(drawn)
+
+
+def _text(cell: object) -> str:
+    if isinstance(cell, bool) or not isinstance(cell, int | float):
+        return str(cell)
+    return f"{cell:,}" if isinstance(cell, int) else f"{cell:,.2f}"
+
+
+@contextmanager
+def progress_bar(title: str, unit: str = "ms") -> Iterator[PlannerProgress]:
+    """A bar on stderr with the time left; yields a function (share done, best value so far)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[best]}"), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task(title, total=1.0, best="")
+        yield lambda share, best: bar.update(task, completed=share, best=f"{best:.1f} {unit}")

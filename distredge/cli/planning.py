@@ -1,0 +1,233 @@
+"""`distredge partition`, `train`, `plan`, `simulate`: from a model and a scenario to a plan and what it promises."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from distredge.api import make_task
+from distredge.cli.models import Model
+from distredge.cli.output import JsonFlag, Seed, console, emit, progress_bar, table
+from distredge.model.graph import LayerGraph
+from distredge.model.load import load_model
+from distredge.partitioning.lcpss import ALPHA, SAMPLES, greedy, scorer
+from distredge.planners import METHODS, planner
+from distredge.planners.base import make_plan
+from distredge.plans.plan import Plan
+from distredge.plans.scheme import PartitionScheme
+from distredge.scenario import Scenario, load_scenario
+from distredge.simulate.costs import VolumeCosts
+from distredge.simulate.memory import check_memory
+from distredge.simulate.simulator import Simulator
+from distredge.simulate.timeline import Timeline, trace
+
+ScenarioName = Annotated[str, typer.Option("--scenario", "-s", metavar="SCENARIO", help="A shipped name or a YAML file.")]
+PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan file.")]
+Budget = Annotated[float | None, typer.Option("--budget-s", min=0.1, help="Seconds to spend; without it a fixed amount of work.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("partition")(partition)
+    app.command("train")(train)
+    app.command("plan")(plan)
+    app.command("simulate")(simulate)
+
+
+def partition(
+    model: Model,
+    scenario: ScenarioName,
+    alpha: Annotated[float, typer.Option(help="Weight of transmission against operations, 0 to 1.")] = ALPHA,
+    samples: Annotated[int, typer.Option(help="Random split decisions to average over.")] = SAMPLES,
+    as_json: JsonFlag = False,
+    seed: Seed = 0,
+) -> None:
+    """Cut a model into layer-volumes with LC-PSS.
+
+    Example: distredge partition vgg16 --scenario db-50
+    """
+    graph, chosen = load_model(model), load_scenario(scenario)
+    started = time.perf_counter()
+    score = scorer(graph, len(chosen.providers), alpha, samples, np.random.default_rng(seed))
+    scheme = greedy(score)
+    seconds = time.perf_counter() - started
+    data = {
+        "volumes": [{"layers": list(names)} for names in scheme.volumes],
+        "score": score.scheme(scheme.locations),
+        "seconds": seconds,
+    }
+
+    def show() -> None:
+        rows = [[v + 1, len(names), f"{names[0]} .. {names[-1]}"] for v, names in enumerate(scheme.volumes)]
+        table(f"{graph.name} in {len(rows)} layer-volumes", ["volume", "layers", "from .. to"], rows)
+        console.print(f"score {data['score']:.4f} (alpha {alpha}), {seconds * 1000:.0f} ms")
+
+    emit(as_json, data, show)
+
+
+def train(
+    model: Model,
+    scenario: ScenarioName,
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, logs and the best plan.")],
+    preset: Annotated[str, typer.Option(help="paper: to the letter; default: what learns well.")] = "default",
+    budget_s: Budget = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the folder.")] = False,
+    as_json: JsonFlag = False,
+    seed: Seed = 0,
+) -> None:
+    """Train OSDS, the agent that splits layer-volumes; logs for TensorBoard are in the folder.
+
+    Example: distredge train vgg16 --scenario db-50 --out runs/db-50 --budget-s 60
+    """
+    from distredge.planners.distredge import METHOD_OF_PRESET, train_planner
+
+    graph, chosen = load_model(model), load_scenario(scenario)
+    with progress_bar(f"training OSDS ({preset})") as progress:
+        task = make_task(graph, chosen, seed, budget_s, progress)
+        strategy, result = train_planner(task, preset, out, resume)
+    made = make_plan(task, strategy, METHOD_OF_PRESET[preset], seed)
+    made.save(out / "plan.json")
+    data = {
+        "plan": str(out / "plan.json"),
+        "policy_latency_ms": result.policy_latency_ms,
+        "best_latency_ms": result.best_latency_ms,
+        "episodes": result.episodes,
+        "seconds": result.seconds,
+    }
+    emit(as_json, data, lambda: table(f"OSDS on {graph.name}, {chosen.name}", ["", "value"], [list(i) for i in data.items()]))
+
+
+def plan(
+    model: Model,
+    scenario: ScenarioName,
+    method: Annotated[str, typer.Option("--method", "-m", help=", ".join(METHODS))] = "osds",
+    out: Annotated[Path | None, typer.Option(help="Where the plan is written.")] = None,
+    budget_s: Budget = None,
+    as_json: JsonFlag = False,
+    seed: Seed = 0,
+) -> None:
+    """Plan how the providers of a scenario share a model.
+
+    Example: distredge plan vgg16 --scenario db-50 --method osds --out plan.json
+    """
+    chosen_method = planner(method)
+    graph, chosen = load_model(model), load_scenario(scenario)
+    with progress_bar(f"planning with {method}") as progress:
+        started = time.perf_counter()
+        task = make_task(graph, chosen, seed, budget_s, progress)
+        strategy = chosen_method.plan(task)
+        seconds = time.perf_counter() - started
+    made = make_plan(task, strategy, method, seed)
+    if out is not None:
+        made.save(out)
+    data = {**made.model_dump(mode="json"), "seconds": seconds}
+
+    def show() -> None:
+        show_plan(made)
+        assert made.predicted is not None
+        console.print(f"predicted {made.predicted.latency_ms:.2f} ms, {made.predicted.ips:.2f} images/s; planned in {seconds:.1f} s")
+        console.print(calibration_note(chosen))
+        if out is not None:
+            console.print(f"wrote {out}")
+
+    emit(as_json, data, show)
+
+
+def simulate(
+    plan_file: PlanFile,
+    scenario: ScenarioName,
+    model: Annotated[str | None, typer.Option(help="The model, if the plan's is not in the zoo.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the plan and its timeline into this PNG.")] = None,
+    as_json: JsonFlag = False,
+    seed: Seed = 0,
+) -> None:
+    """Predict what a plan does: latency, and every provider's part in every volume.
+
+    Example: distredge simulate plan.json --scenario db-50 --plot plan.png
+    """
+    made, chosen = Plan.load(plan_file), load_scenario(scenario)
+    graph = model_of(made, model)
+    bound = made.bind(graph)
+    check_memory(bound, chosen)
+    timeline = trace(bound, chosen)
+    scheme = PartitionScheme(graph, tuple(volume.start for volume in bound.volumes))
+    bound_ms = Simulator(graph, chosen, scheme, VolumeCosts(graph, chosen.profiles)).lower_bound_ms()
+    if plot is not None:
+        from distredge.plots import draw_plan
+
+        draw_plan(made, timeline, plot)
+    data = explain(made, timeline, bound_ms)
+
+    def show() -> None:
+        show_timeline(made, timeline)
+        console.print(f"latency {timeline.latency_ms:.2f} ms, {1000 / timeline.latency_ms:.2f} images/s; no splits of these volumes beat {bound_ms:.2f} ms")
+        console.print(calibration_note(chosen))
+        if plot is not None:
+            console.print(f"wrote {plot}")
+
+    emit(as_json, data, show)
+
+
+def explain(made: Plan, timeline: Timeline, lower_bound_ms: float) -> dict[str, object]:
+    """A timeline as JSON-ready data, by volume and provider."""
+    volumes = [{"layers": list(v.layers), "providers": {}} for v in made.volumes]
+    head: dict[str, object] = {"provider": made.head_provider, "providers": {}}
+    for work in timeline.work:
+        entry = {
+            "receive_ms": work.receive_ms,
+            "compute_ms": work.compute_ms,
+            "wait_ms": work.wait_ms,
+            "rows": work.rows.size,
+            "redundant_rows": work.redundant_rows,
+            "bytes_in": work.bytes_in,
+            "start_ms": work.start_ms,
+        }
+        target = volumes[work.volume] if work.volume < len(volumes) else head
+        shares = target["providers"]
+        assert isinstance(shares, dict)
+        shares[work.provider] = entry
+    return {
+        "latency_ms": timeline.latency_ms,
+        "ips": 1000.0 / timeline.latency_ms,
+        "lower_bound_ms": lower_bound_ms,
+        "volumes": volumes,
+        "head": head,
+    }
+
+
+def show_plan(made: Plan) -> None:
+    """The rows of each provider, by volume."""
+    rows = [
+        [f"{v.layers[0]} .. {v.layers[-1]}", *(f"{a}-{b}" if b > a else "" for a, b in zip(v.cuts[:-1], v.cuts[1:], strict=True))]
+        for v in made.volumes
+    ]
+    table(f"{made.model.name} on {made.scenario} by {made.method}: rows [from-to)", ["volume", *made.providers], rows)
+    console.print(f"head on {made.head_provider}")
+
+
+def show_timeline(made: Plan, timeline: Timeline) -> None:
+    """Who does what when."""
+    names = [f"{v.layers[0]} .. {v.layers[-1]}" for v in made.volumes] + ["head"]
+    rows = [
+        [names[w.volume], w.provider, w.rows.size, w.redundant_rows, w.bytes_in / 1000, w.receive_ms, w.wait_ms, w.compute_ms, w.stop_ms]
+        for w in timeline.work
+    ]
+    columns = ["volume", "provider", "rows", "redundant", "kB in", "receive ms", "wait ms", "compute ms", "done at ms"]
+    table(f"{made.model.name} on {made.scenario} by {made.method}", columns, rows)
+
+
+def calibration_note(scenario: Scenario) -> str:
+    """What kind of figures the prediction rests on."""
+    calibrated = sorted({p.name for p in scenario.profiles if p.kind == "calibrated"})
+    if not calibrated:
+        return "profiles: measured"
+    return f"profiles {', '.join(calibrated)}: calibrated from published figures, not measured"
+
+
+def model_of(made: Plan, model: str | None) -> LayerGraph:
+    """The graph that a plan is for: the one named, else the zoo's."""
+    return load_model(model or made.model.name)

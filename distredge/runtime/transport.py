@@ -1,0 +1,275 @@
+"""Sockets: every node binds one inbox (PULL); whoever talks to it connects to it (PUSH). One direction a connection.
+
+With keys every socket is a CURVE socket. Links can be shaped in user space: the sender paces its uplink, the
+receiver its downlink, in quanta, by the transfer model of `profiles.network`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import math
+import queue
+import socket as sockets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from threading import Thread
+from typing import TypeAlias
+
+import msgspec
+import zmq
+
+from distredge.engine.emulated import sleep_until
+from distredge.errors import InputError
+from distredge.profiles.network import occupancy_ms
+from distredge.runtime.keys import Keys
+from distredge.runtime.message import (
+    MAX_HEADER_BYTES,
+    MAX_PAYLOAD_BYTES,
+    Message,
+    MessageError,
+    ModelChunk,
+    decode,
+    encode,
+)
+
+Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
+
+CHUNK_BYTES = 128 * 1024
+"""Rows go in chunks of this size, so that encryption, transfer and unpacking overlap."""
+
+QUEUE_MESSAGES = 1000
+"""High-water mark of a socket; what is really under way is bounded by the frames in flight."""
+
+CONNECT_S = 4.0
+"""How long a sender waits for a peer that does not take its messages."""
+
+log = logging.getLogger(__name__)
+
+
+def parse_address(address: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT`; raises `InputError` if it is none."""
+    host, colon, port = address.rpartition(":")
+    if not (colon and host and port.isdecimal() and int(port) < 65536):
+        raise InputError(f"'{address}' is no address: give HOST:PORT, for example 127.0.0.1:5701")
+    return host, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the host."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def own_host(peer: str) -> str:
+    """The host under which `peer` (HOST:PORT) can reach this machine; nothing is sent to find out."""
+    host, port = parse_address(peer)
+    if is_loopback(host):
+        return "127.0.0.1"
+    try:
+        with sockets.socket(sockets.AF_INET, sockets.SOCK_DGRAM) as probe:
+            probe.connect((host, port or 1))
+            return str(probe.getsockname()[0])
+    except OSError as exc:
+        raise InputError(f"no way to '{peer}' from this machine: {exc.strerror or exc}") from exc
+
+
+class Inbox:
+    """The socket at which a node listens. Used by one thread.
+
+    Raises `InputError` if the address is malformed, taken or not this machine's, or if others than this machine
+    could connect although there are no keys.
+    """
+
+    def __init__(self, context: Context, address: str, keys: Keys | None) -> None:
+        host, port = parse_address(address)
+        if keys is None and not is_loopback(host):
+            raise InputError(f"listening at {address} needs keys, so that not everybody may connect: add --keys")
+        self._socket = context.socket(zmq.PULL)
+        self._socket.set(zmq.LINGER, 0)
+        self._socket.set(zmq.RCVHWM, QUEUE_MESSAGES)
+        self._socket.set(zmq.MAXMSGSIZE, max(MAX_HEADER_BYTES, MAX_PAYLOAD_BYTES))
+        if keys:
+            keys.secure_listener(self._socket)
+        try:
+            self._socket.bind(f"tcp://{'127.0.0.1' if host == 'localhost' else host}:{port or '*'}")
+        except zmq.ZMQError as exc:
+            self._socket.close()
+            raise InputError(f"cannot listen at {address}: {exc.strerror}; choose another port or address") from exc
+        self.address = self._socket.get_string(zmq.LAST_ENDPOINT).removeprefix("tcp://")
+        self.bytes_in = 0
+        self.rejected = 0
+        self._rate_mbps = math.inf
+        self._free = self._empty_until = 0.0
+
+    def shape(self, rate_mbps: float) -> None:
+        """From now on deliver payload no faster than a link of this rate; infinite: as it comes."""
+        self._rate_mbps, self._free, self.bytes_in = rate_mbps, 0.0, 0
+
+    def receive(self, timeout_s: float) -> tuple[Message, bytes] | None:
+        """The next message, or None if none comes in time or what comes is none (it is counted and dropped)."""
+        if not self._socket.poll(0):
+            waiting = self._socket.poll(math.ceil(timeout_s * 1000))
+            self._empty_until = time.monotonic()
+            if not waiting:
+                return None
+        try:
+            message, payload = decode(self._socket.recv_multipart())
+        except MessageError as exc:
+            self.reject(exc)
+            return None
+        self._deliver(len(payload))
+        return message, payload
+
+    def reject(self, reason: MessageError) -> None:
+        """Count a message that cannot be used."""
+        self.rejected += 1
+        log.warning("dropped a message: %s", reason)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def _deliver(self, payload_bytes: int) -> None:
+        """Wait until a link of the set rate would have delivered the payload.
+
+        What was queued behind the last payload arrived, for all we know, as soon as the link was free: the moment
+        at which this thread got to it is later and would add up.
+        """
+        self.bytes_in += payload_bytes
+        if payload_bytes and math.isfinite(self._rate_mbps):
+            arrived = max(self._empty_until, self._free)
+            self._free = arrived + occupancy_ms(payload_bytes, self._rate_mbps) / 1000.0
+            sleep_until(self._free)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Where a node listens, and its public key if connections are secured."""
+
+    address: str
+    key: bytes | None = None
+
+
+def address_book(addresses: Mapping[str, str], keys: Keys | None) -> dict[str, Peer]:
+    """The nodes by name; raises `InputError` for a malformed address or a missing key."""
+    for address in addresses.values():
+        parse_address(address)
+    return {name: Peer(address, keys.of(name) if keys else None) for name, address in addresses.items()}
+
+
+class Connections:
+    """The sockets through which a node talks to others, by name. Used by one thread."""
+
+    def __init__(self, context: Context, keys: Keys | None) -> None:
+        self._context, self._keys = context, keys
+        self._sockets: dict[str, zmq.Socket[bytes]] = {}
+
+    def connect(self, peers: Mapping[str, Peer]) -> None:
+        """Talk to these from now on, and to nobody else."""
+        self.close()
+        for name, peer in peers.items():
+            socket = self._sockets[name] = self._context.socket(zmq.PUSH)
+            socket.set(zmq.IMMEDIATE, 1)
+            socket.set(zmq.SNDHWM, QUEUE_MESSAGES)
+            if self._keys and peer.key:
+                self._keys.secure_caller(socket, peer.key)
+            socket.connect(f"tcp://{peer.address}")
+
+    def send(self, peer: str, message: Message, payload: memoryview | bytes = b"", patience_s: float = 0.0) -> bool:
+        """Hand a message to the socket; False if the peer takes none within `patience_s`."""
+        socket = self._sockets[peer]
+        socket.set(zmq.SNDTIMEO, round(patience_s * 1000))
+        try:
+            socket.send_multipart([encode(message), payload] if payload else [encode(message)])
+        except zmq.Again:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close all; what has been handed over has a moment to leave."""
+        for socket in self._sockets.values():
+            socket.close(linger=300)
+        self._sockets.clear()
+
+
+@dataclass(frozen=True)
+class _Outgoing:
+    peer: str
+    message: Message
+    payload: memoryview
+    ready: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class _Reset:
+    peers: Mapping[str, Peer]
+    rate_mbps: float
+    chunk_bytes: int
+
+
+class Sender(Thread):
+    """The thread that sends a node's messages, first come, first served, cut into chunks.
+
+    `on_lost` is called by this thread with the name of a peer that takes no messages; what else is meant for that
+    peer is thrown away.
+    """
+
+    def __init__(self, context: Context, keys: Keys | None, on_lost: Callable[[str], None]) -> None:
+        super().__init__(name="send", daemon=True)
+        self.bytes_out = 0
+        self.patience_s = CONNECT_S
+        self._connections = Connections(context, keys)
+        self._on_lost = on_lost
+        self._queue: queue.SimpleQueue[_Outgoing | _Reset | None] = queue.SimpleQueue()
+        self._rate_mbps, self._chunk_bytes, self._free = math.inf, CHUNK_BYTES, 0.0
+        self._lost: set[str] = set()
+
+    def put(self, peer: str, message: Message, payload: memoryview | None = None) -> None:
+        """Queue a message; a message with payload is sent as one or more chunks, each with its offset."""
+        self._queue.put(_Outgoing(peer, message, payload or memoryview(b"")))
+
+    def reset(self, peers: Mapping[str, Peer], rate_mbps: float = math.inf, chunk_bytes: int = CHUNK_BYTES) -> None:
+        """Talk to these nodes from now on, no faster than `rate_mbps`."""
+        self._queue.put(_Reset(peers, rate_mbps, chunk_bytes))
+
+    def stop(self) -> None:
+        """Send what is queued, then end the thread and close its sockets."""
+        self._queue.put(None)
+        self.join()
+
+    def run(self) -> None:
+        """The thread's loop."""
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, _Reset):
+                self._connections.connect(item.peers)
+                self._rate_mbps, self._chunk_bytes = item.rate_mbps, item.chunk_bytes
+                self._free, self.bytes_out = 0.0, 0
+                self._lost.clear()
+            elif item.peer not in self._lost and not self._send(item):
+                self._lost.add(item.peer)
+                self._on_lost(item.peer)
+        self._connections.close()
+
+    def _send(self, item: _Outgoing) -> bool:
+        """Send a message's chunks; False if the peer does not take them."""
+        if not item.payload:
+            return self._connections.send(item.peer, item.message, b"", self.patience_s)
+        size = MAX_PAYLOAD_BYTES if isinstance(item.message, ModelChunk) else self._chunk_bytes
+        for offset in range(0, len(item.payload), size):
+            chunk = item.payload[offset : offset + size]
+            self._pace(item.ready, len(chunk))
+            message = msgspec.structs.replace(item.message, offset=offset)
+            if not self._connections.send(item.peer, message, chunk, self.patience_s):
+                return False
+            self.bytes_out += len(chunk)
+        return True
+
+    def _pace(self, ready: float, payload_bytes: int) -> None:
+        """Wait until a link of the set rate would have taken the payload."""
+        if math.isfinite(self._rate_mbps):
+            self._free = max(ready, self._free) + occupancy_ms(payload_bytes, self._rate_mbps) / 1000.0
+            sleep_until(self._free)

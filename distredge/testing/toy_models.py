@@ -1,0 +1,287 @@
+"""Small ONNX models for tests: two by hand, and random ones with every row-wise operator and awkward border."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+_OPSET, _IR = 18, 10
+
+
+class Feature(NamedTuple):
+    """A tensor (1, channels, height, width) of a toy model."""
+
+    tensor: str
+    channels: int
+    height: int
+    width: int
+
+
+class ToyModel:
+    """An ONNX model in the making: each method adds a node and returns the tensor that it makes."""
+
+    def __init__(self, rng: np.random.Generator, channels: int, height: int, width: int) -> None:
+        self.rng = rng
+        self.image = Feature("image", channels, height, width)
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+
+    def constant(self, shape: Sequence[int], centre: float = 0.0, spread: float = 1.0) -> str:
+        """A float32 initializer, uniform in `[centre - spread, centre + spread)`."""
+        values = self.rng.uniform(centre - spread, centre + spread, tuple(shape)).astype(np.float32)
+        return self._initializer(values)
+
+    def node(self, op: str, inputs: Sequence[str], name: str = "", **attributes: Any) -> str:
+        """Any node of one output; returns the output's name."""
+        name = name or f"{op.lower()}{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, inputs, [f"{name}_out"], name=name, **attributes))
+        return f"{name}_out"
+
+    def conv(
+        self,
+        x: Feature,
+        channels: int,
+        kernel: tuple[int, int] = (3, 3),
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        pads: tuple[int, int, int, int] = (0, 0, 0, 0),
+        name: str = "",
+    ) -> Feature:
+        """A convolution with bias; `pads` are top, left, bottom, right."""
+        fan_in = x.channels // groups * kernel[0] * kernel[1]
+        weight = self.constant((channels, x.channels // groups, *kernel), spread=(3.0 / fan_in) ** 0.5)
+        inputs = [x.tensor, weight, self.constant((channels,), spread=0.5)]
+        tensor = self.node(
+            "Conv", inputs, name, kernel_shape=kernel, strides=[stride] * 2, dilations=[dilation] * 2,
+            group=groups, pads=pads,
+        )  # fmt: skip
+        return _windowed(tensor, channels, x, kernel, stride, dilation, pads, ceil=False)
+
+    def pool(
+        self,
+        x: Feature,
+        op: str = "MaxPool",
+        kernel: tuple[int, int] = (2, 2),
+        stride: int = 2,
+        pads: tuple[int, int, int, int] = (0, 0, 0, 0),
+        ceil: bool = False,
+        name: str = "",
+        **attributes: int,
+    ) -> Feature:
+        """A `MaxPool` or `AveragePool`."""
+        tensor = self.node(
+            op, [x.tensor], name, kernel_shape=kernel, strides=[stride] * 2, pads=pads, ceil_mode=int(ceil),
+            **attributes,
+        )  # fmt: skip
+        return _windowed(tensor, x.channels, x, kernel, stride, 1, pads, ceil)
+
+    def unary(self, x: Feature, op: str = "Relu", name: str = "", **attributes: Any) -> Feature:
+        """An element-wise operator of one input."""
+        return x._replace(tensor=self.node(op, [x.tensor], name, **attributes))
+
+    def norm(self, x: Feature, name: str = "") -> Feature:
+        """A batch norm with statistics near the identity."""
+        size = (x.channels,)
+        terms = [self.constant(size, 1.0, 0.2), self.constant(size), self.constant(size), self.constant(size, 1.0, 0.2)]
+        return x._replace(tensor=self.node("BatchNormalization", [x.tensor, *terms], name))
+
+    def binary(self, a: Feature, b: Feature | str, op: str = "Add", name: str = "") -> Feature:
+        """An element-wise operator of two activations, or of one and the constant `b`."""
+        return a._replace(tensor=self.node(op, [a.tensor, b if isinstance(b, str) else b.tensor], name))
+
+    def concat(self, parts: Sequence[Feature], name: str = "") -> Feature:
+        """Activations joined along the channels."""
+        tensor = self.node("Concat", [part.tensor for part in parts], name, axis=1)
+        return parts[0]._replace(tensor=tensor, channels=sum(part.channels for part in parts))
+
+    def classifier(self, x: Feature, classes: int = 5, pooled: bool = True) -> str:
+        """A head: pooling over all rows (unless not `pooled`), flattening, a fully connected layer."""
+        features = x.channels if pooled else x.channels * x.height * x.width
+        tensor = self.node("GlobalAveragePool", [x.tensor], "gap") if pooled else x.tensor
+        flat = self.node("Flatten", [tensor], "flatten", axis=1)
+        weight = self.constant((classes, features), spread=(3.0 / features) ** 0.5)
+        return self.node("Gemm", [flat, weight, self.constant((classes,))], "fc", transB=1)
+
+    def finish(self, *outputs: Feature | str) -> onnx.ModelProto:
+        """The model with these outputs."""
+        names = [output if isinstance(output, str) else output.tensor for output in outputs]
+        _, *shape = self.image
+        graph = helper.make_graph(
+            self.nodes,
+            "toy",
+            [helper.make_tensor_value_info(self.image.tensor, TensorProto.FLOAT, [1, *shape])],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names],
+            self.weights,
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR)
+
+    def _initializer(self, values: npt.NDArray[np.float32]) -> str:
+        name = f"constant{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(values, name))
+        return name
+
+
+def chain(rng: np.random.Generator, height: int = 24, width: int = 10) -> onnx.ModelProto:
+    """`conv1` and `conv2` with ReLUs, `pool1`, `conv3` with batch norm and ReLU, `pool2`, and a classifier."""
+    toy = ToyModel(rng, 3, height, width)
+    x = toy.unary(toy.conv(toy.image, 4, pads=(1, 1, 1, 1), name="conv1"))
+    x = toy.unary(toy.conv(x, 6, pads=(1, 1, 1, 1), name="conv2"))
+    x = toy.pool(x, name="pool1")
+    x = toy.unary(toy.norm(toy.conv(x, 8, pads=(1, 1, 1, 1), name="conv3")))
+    x = toy.pool(x, name="pool2")
+    return toy.finish(toy.classifier(x))
+
+
+def residual(rng: np.random.Generator, height: int = 24, width: int = 10) -> onnx.ModelProto:
+    """A stem, an identity block (`a1`, `a2`), a projected block of stride 2 (`b1`, `b2`, `b_skip`), a classifier."""
+    toy = ToyModel(rng, 3, height, width)
+    same = (1, 1, 1, 1)
+    x = toy.unary(toy.norm(toy.conv(toy.image, 4, pads=same, name="stem")))
+    y = toy.unary(toy.conv(x, 4, pads=same, name="a1"))
+    x = toy.unary(toy.binary(toy.norm(toy.conv(y, 4, pads=same, name="a2")), x, name="a_add"))
+    y = toy.unary(toy.conv(x, 8, stride=2, pads=same, name="b1"))
+    y = toy.conv(y, 8, pads=same, name="b2")
+    x = toy.unary(toy.binary(y, toy.conv(x, 8, kernel=(1, 1), stride=2, name="b_skip"), name="b_add"))
+    return toy.finish(toy.classifier(x))
+
+
+def random_model(rng: np.random.Generator, head: bool | None = None) -> onnx.ModelProto:
+    """A random small CNN of 5 to 40 rows whose body is left by one tensor; `head` None: with one or without."""
+    toy = ToyModel(rng, int(rng.integers(1, 5)), int(rng.integers(5, 41)), int(rng.integers(4, 11)))
+    x = toy.image
+    steps = (_conv, _conv, _conv, _pool, _pool, _elementwise, _residual, _branches)
+    first = int(rng.integers(0, 3))
+    for i in range(int(rng.integers(first + 1, 7))):
+        step = _conv if i == first else steps[int(rng.integers(len(steps)))]
+        x = step(toy, x)
+    with_head = rng.random() < 0.5 if head is None else head
+    return toy.finish(toy.classifier(x, pooled=bool(rng.random() < 0.5)) if with_head else x)
+
+
+def save_model(model: onnx.ModelProto, folder: Path) -> Path:
+    """Write the model to `folder / "toy.onnx"`; returns that path."""
+    path = folder / "toy.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def _windowed(
+    tensor: str,
+    channels: int,
+    x: Feature,
+    kernel: tuple[int, int],
+    stride: int,
+    dilation: int,
+    pads: tuple[int, int, int, int],
+    ceil: bool,
+) -> Feature:
+    """What a convolution or pooling makes of `x`."""
+    sizes = []
+    for size, k, before, after in zip((x.height, x.width), kernel, pads[:2], pads[2:], strict=True):
+        spare = size + before + after - (k - 1) * dilation - 1
+        rows = (-(-spare // stride) if ceil else spare // stride) + 1
+        sizes.append(rows - 1 if ceil and (rows - 1) * stride >= size + before else rows)
+    return Feature(tensor, channels, sizes[0], sizes[1])
+
+
+def _fits(x: Feature, kernel: tuple[int, int], dilation: int, pads: tuple[int, int, int, int]) -> bool:
+    """Whether a window fits at least once."""
+    return all(
+        size + before + after > (k - 1) * dilation
+        for size, k, before, after in zip((x.height, x.width), kernel, pads[:2], pads[2:], strict=True)
+    )
+
+
+def _begins_beyond(x: Feature, kernel: tuple[int, int], stride: int, pads: tuple[int, int, int, int]) -> bool:
+    """Whether ceil mode would begin a window in the padding at the end.
+
+    That window does not count, but the shape inference with which ONNX Runtime loads a model counts it, and
+    refuses what does not fit the wrong shape.
+    """
+    return any(
+        -(-(size + before + after - k) // stride) * stride >= size + before
+        for size, k, before, after in zip((x.height, x.width), kernel, pads[:2], pads[2:], strict=True)
+    )
+
+
+def _pick(rng: np.random.Generator, *values: int) -> int:
+    return int(values[int(rng.integers(len(values)))])
+
+
+def _conv(toy: ToyModel, x: Feature) -> Feature:
+    """Any convolution: strided, dilated, grouped, padded unevenly, now and then by more than its kernel."""
+    rng = toy.rng
+    kernel = (_pick(rng, 1, 2, 3, 3, 4, 5), _pick(rng, 1, 3))
+    stride, dilation = _pick(rng, 1, 1, 1, 2, 3), _pick(rng, 1, 1, 2)
+    limit = kernel[0] + 2 if rng.random() < 0.1 else kernel[0]
+    pads = (int(rng.integers(limit)), _pick(rng, 0, 1), int(rng.integers(limit)), _pick(rng, 0, 1))
+    if not _fits(x, kernel, dilation, pads):
+        kernel, stride, dilation, pads = (3, 3), 1, 1, (1, 1, 1, 1)
+    groups = x.channels if rng.random() < 0.25 else 1
+    y = toy.conv(x, x.channels * _pick(rng, 1, 2), kernel, stride, dilation, groups, pads)
+    if rng.random() < 0.4:
+        y = toy.norm(y)
+    return toy.unary(y, ("Relu", "Sigmoid", "HardSwish")[int(rng.integers(3))]) if rng.random() < 0.6 else y
+
+
+def _pool(toy: ToyModel, x: Feature) -> Feature:
+    """A pooling, with ceil mode and padding now and then."""
+    rng = toy.rng
+    kernel, stride = (_pick(rng, 2, 3), _pick(rng, 1, 2)), _pick(rng, 1, 2, 2, 3)
+    pads = (int(rng.integers(kernel[0])), 0, int(rng.integers(kernel[0])), 0)
+    if not _fits(x, kernel, 1, pads):
+        return _conv(toy, x)
+    ceil = bool(rng.random() < 0.5) and not _begins_beyond(x, kernel, stride, pads)
+    if rng.random() < 0.5:
+        return toy.pool(x, "MaxPool", kernel, stride, pads, ceil)
+    return toy.pool(
+        x, "AveragePool", kernel, stride, pads, ceil, count_include_pad=int(not ceil and rng.random() < 0.5)
+    )
+
+
+def _elementwise(toy: ToyModel, x: Feature) -> Feature:
+    """Operators that join the layer before them, or make one of their own on the image."""
+    choices: tuple[Callable[[], Feature], ...] = (
+        lambda: toy.unary(x, "LeakyRelu", alpha=0.1),
+        lambda: toy.norm(x),
+        lambda: toy.binary(x, toy.constant((x.channels, 1, 1)), "Mul"),
+        lambda: toy.binary(x, toy.constant((x.width,))),
+        lambda: x._replace(tensor=toy.node("PRelu", [x.tensor, toy.constant((x.channels, 1, 1))])),
+        lambda: toy.binary(x, x),
+    )
+    return choices[int(toy.rng.integers(len(choices)))]()
+
+
+def _residual(toy: ToyModel, x: Feature) -> Feature:
+    """A block around which its input is added or multiplied, projected now and then."""
+    rng = toy.rng
+    op = ("Add", "Add", "Mul")[int(rng.integers(3))]
+    stride = _pick(rng, 1, 1, 2)
+    y = toy.unary(toy.conv(x, x.channels, stride=stride, pads=(1, 1, 1, 1)))
+    y = toy.conv(y, x.channels, kernel=(3, 1), pads=(2, 0, 0, 0)) if rng.random() < 0.5 else y
+    skip = toy.conv(x, x.channels, kernel=(1, 1), stride=stride) if stride > 1 or rng.random() < 0.3 else x
+    pair = (y, skip) if rng.random() < 0.5 else (skip, y)
+    z = toy.binary(*pair, op)
+    return toy.unary(z) if rng.random() < 0.5 else z
+
+
+def _branches(toy: ToyModel, x: Feature) -> Feature:
+    """Two or three branches side by side, joined along the channels."""
+    rng = toy.rng
+    stride = _pick(rng, 1, 1, 2)
+    parts = [
+        toy.unary(toy.conv(x, 2, kernel=(1, 1), stride=stride)),
+        toy.conv(x, 3, kernel=(3, 3), stride=stride, pads=(1, 1, 1, 1)),
+    ]
+    if rng.random() < 0.4:
+        parts.append(toy.pool(x, "MaxPool", (3, 3), stride, (1, 1, 1, 1)))
+    elif stride == 1 and rng.random() < 0.5:
+        parts.append(x)
+    return toy.concat(parts)
