@@ -10,6 +10,9 @@ import numpy.typing as npt
 from distredge.agents.elites import ElitePool
 from distredge.agents.settings import EpsilonNoise, Settings, SpreadNoise
 
+FEW = 2.0
+"""Providers, on average, whose shares a sparse episode varies."""
+
 Float32Array = npt.NDArray[np.float32]
 
 
@@ -60,7 +63,7 @@ class SpreadExploration(Exploration):
         self._settings = settings
         self._elites = elites
         self._rng = rng
-        self._shared = np.zeros((0, 0))
+        self._shared = self._varied = np.zeros((0, 0))
         self._guides: tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]] | None = None
 
     def vary(self, episode: int, volume: int, actions: Float32Array) -> Float32Array:
@@ -71,7 +74,7 @@ class SpreadExploration(Exploration):
             actions = np.where(guided[:, None], plans[:, volume], actions)
         own = self._rng.normal(0.0, 1.0, actions.shape)
         share = self._settings.shared
-        noise = self._sizes(len(actions)) * (share**0.5 * self._shared + (1.0 - share) ** 0.5 * own)
+        noise = self._sizes(len(actions)) * (share**0.5 * self._shared + (1.0 - share) ** 0.5 * own) * self._varied
         return np.clip(actions + noise, -1.0, 1.0).astype(np.float32)
 
     def level(self, episode: int) -> float:
@@ -83,6 +86,8 @@ class SpreadExploration(Exploration):
     def _begin(self, shape: tuple[int, ...]) -> None:
         """Draw what stays the same throughout these episodes."""
         self._shared = self._rng.normal(0.0, 1.0, shape)
+        few = self._rng.random(shape) < FEW / shape[1]
+        self._varied = np.where(self._rng.random((shape[0], 1)) < self._settings.sparse_episodes, few, 1.0)
         self._guides = None
         if self._elites is not None and len(self._elites) > 0:
             chosen = self._rng.integers(len(self._elites), size=shape[0])

@@ -44,6 +44,7 @@ class SpreadNoise(Frozen):
     smallest: float = Field(gt=0, lt=2, description="standard deviation, in units of the action")
     largest: float = Field(gt=0, lt=2)
     shared: float = Field(ge=0, le=1, description="part of the variance that stays the same throughout an episode")
+    sparse_episodes: float = Field(ge=0, le=1, description="part of the episodes in which few providers' shares are varied")
     elite_episodes: float = Field(ge=0, le=1, description="part of the episodes that vary an elite plan, not the policy's")
 
 

@@ -31,6 +31,7 @@ from distredge.resources import write_atomically
 from distredge.simulate.anneal import anneal
 from distredge.simulate.kernel import FloatArray, IntArray
 from distredge.simulate.simulator import Simulator
+from distredge.simulate.starts import starts
 
 Progress = Callable[[float, float], None]
 """Called with (share of the training done in [0, 1], best latency in ms)."""
@@ -91,6 +92,9 @@ class Training:
         self._elites = self._make_elites()
         explore = make_exploration(settings, simulator.providers, self._elites, rng)
         self.agent = SplitDdpg(LockstepVecEnv(self._mdp, settings.environments), settings, explore, self._elites, rng)
+        if self._elites is not None:
+            first = starts(simulator)
+            self.seen(first, simulator.evaluate(first))
         self.agent.set_logger(Logger(str(out) if out else None, [TensorBoardOutputFormat(str(out))] if out else []))
 
     def _make_elites(self) -> ElitePool | None:

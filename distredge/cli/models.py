@@ -24,10 +24,10 @@ def models(as_json: JsonFlag = False, seed: Seed = 0) -> None:
 
     Example: distredge models --json
     """
-    from distredge.model.zoo import ZOO
+    from distredge.model.zoo import NAMES
 
     rows = []
-    for name in sorted(ZOO):
+    for name in NAMES:
         errors.print(f"loading {name}", style="dim") if errors.is_terminal else None
         graph = load_model(name)
         rows.append(

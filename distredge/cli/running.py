@@ -2,8 +2,208 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
 import typer
+
+from distredge.cli.output import JsonFlag, Seed, console, emit, progress_bar, table
+from distredge.cli.planning import PlanFile, model_of
+from distredge.cli.provider_command import provider
+from distredge.errors import InputError, VerificationError
+from distredge.plans.plan import BoundPlan, Plan
+from distredge.runtime.requester import FrameResult
+from distredge.runtime.run import WIRES, RunOptions, RunReport, run_here, run_plan, wire_of
+from distredge.scenario import Scenario, load_scenario
+from distredge.simulate.memory import check_memory
+from distredge.simulate.timeline import trace
+
+MAX_DIFFERENCE = 1e-4
+"""Of the outputs' largest absolute value: what a distributed result may differ from the undivided one in float32."""
+
+ScenarioOption = Annotated[str | None, typer.Option("--scenario", "-s", metavar="SCENARIO", help="By default the plan's.")]
+ModelOption = Annotated[str | None, typer.Option("--model", help="The model, if the plan's is not in the zoo.")]
+ImagesOption = Annotated[str, typer.Option("--images", metavar="DIR|N", help="A folder of JPEG and PNG files, or so many shipped photographs.")]
+Inflight = Annotated[int, typer.Option("--inflight", min=1, help="Images under way at a time.")]
+Verify = Annotated[bool, typer.Option("--verify", help="Compare every result with the undivided model's.")]
+WireOption = Annotated[Literal["float32", "float16", "int8"] | None, typer.Option("--wire", help="Precision on the wire; float32 with --verify, else the scenario's.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of each provider's engine.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
+    app.command("provider")(provider)
+    app.command("run")(run)
+    app.command("up")(up)
+    app.command("keys")(keys)
+
+
+def run(
+    plan_file: PlanFile,
+    scenario: ScenarioOption = None,
+    at: Annotated[list[str] | None, typer.Option("--at", metavar="NAME=HOST:PORT", help="Where a provider listens; else the scenario's address.")] = None,
+    images: ImagesOption = "10",
+    inflight: Inflight = 1,
+    verify: Verify = False,
+    wire: WireOption = None,
+    keys: Annotated[Path | None, typer.Option("--keys", metavar="DIR", help="Folder with the requester's key pair and the providers' public keys.")] = None,
+    listen: Annotated[str | None, typer.Option("--listen", metavar="HOST:PORT", help="Where results come to; by default found out.")] = None,
+    threads: Threads = 1,
+    model: ModelOption = None,
+    as_json: JsonFlag = False,
+    seed: Seed = 0,
+) -> None:
+    """Run a plan on providers that are already there.
+
+    Example: distredge run plan.json --at xavier-0=192.168.1.20:5701 --at nano-0=192.168.1.21:5701 --keys keys --verify
+    """
+    from distredge.runtime.images import load_images
+    from distredge.runtime.keys import Keys
+    from distredge.runtime.message import REQUESTER
+
+    bound, chosen = _bound(plan_file, scenario, model)
+    addresses = {p.name: p.address for p in chosen.providers if p.address} | dict(_address(item, bound) for item in at or [])
+    options = RunOptions(inflight=inflight, verify=verify, wire=wire, threads=threads)
+    shown = load_images(_image_source(images), bound.graph.input_shape)
+    with progress_bar("running") as progress:
+        report = run_plan(
+            bound, chosen, addresses, shown, options, keys=Keys.load(keys, REQUESTER) if keys else None, listen=listen,
+            progress=lambda result: progress((result.index + 1) / len(shown), result.latency_ms),
+        )  # fmt: skip
+    _finish(as_json, bound, report_data(bound, chosen, report, options))
+
+
+def up(
+    plan_file: PlanFile,
+    scenario: ScenarioOption = None,
+    images: ImagesOption = "10",
+    inflight: Inflight = 1,
+    verify: Verify = False,
+    wire: WireOption = None,
+    emulate: Annotated[bool, typer.Option("--emulate", help="Hold each split-part for its profiled time and shape each link to its bandwidth.")] = False,
+    threads: Threads = 1,
+    model: ModelOption = None,
+    as_json: JsonFlag = False,
+    seed: Seed = 0,
+) -> None:
+    """Start a plan's providers as processes of this machine and run it on them.
+
+    With --emulate the providers stand in for the boards: times and rates are the scenario's, nothing is computed; with
+    --verify as well, a first pass computes and compares, a second one is timed.
+
+    Example: distredge up plan.json --verify --images 5
+    """
+    from distredge.runtime.images import load_images
+
+    bound, chosen = _bound(plan_file, scenario, model)
+    shown = load_images(_image_source(images), bound.graph.input_shape)
+    data = run_up(bound, chosen, shown, RunOptions(inflight=inflight, verify=verify, wire=wire, emulate=emulate, threads=threads))
+    _finish(as_json, bound, data)
+
+
+def keys(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the keys are written.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Providers; the requester gets a key as well.")],
+    as_json: JsonFlag = False,
+    seed: Seed = 0,
+) -> None:
+    """Make a key pair for the requester and for each provider.
+
+    Give every node the folder's public part, and of the private part its own file only.
+
+    Example: distredge keys keys xavier-0 nano-0
+    """
+    from distredge.runtime.keys import create_keys
+    from distredge.runtime.message import REQUESTER
+
+    made = [REQUESTER, *(n for n in names if n != REQUESTER)]
+    taken = [n for n in made if (folder / "private" / f"{n}.key_secret").exists()]
+    if taken:
+        raise InputError(f"'{folder}' already holds a key of '{taken[0]}': remove it first, or choose another folder")
+    create_keys(folder, made)
+    emit(as_json, {"folder": str(folder), "names": made}, lambda: console.print(f"wrote keys of {', '.join(made)} to {folder}"))
+
+
+def run_up(bound: BoundPlan, scenario: Scenario, images: object, options: RunOptions) -> dict[str, object]:
+    """What `up` reports; with `emulate` and `verify` a computing pass gives the difference, an emulated one the times."""
+    from distredge.runtime.images import Images
+
+    assert isinstance(images, Images)
+
+    def one_pass(title: str, chosen: RunOptions) -> dict[str, object]:
+        with progress_bar(title) as progress:
+
+            def tell(result: FrameResult) -> None:
+                progress((result.index + 1) / len(images), result.latency_ms)
+
+            return report_data(bound, scenario, run_here(bound, scenario, images, chosen, progress=tell), chosen)
+
+    if not (options.emulate and options.verify):
+        return one_pass("running", options)
+    verified = one_pass("verifying", RunOptions(inflight=options.inflight, verify=True, wire=options.wire, threads=options.threads))
+    timed = one_pass("timing", RunOptions(inflight=options.inflight, wire=options.wire, emulate=True, threads=options.threads))
+    return {**timed, "max_abs_diff": verified["max_abs_diff"], "verified_wire": verified["wire"]}
+
+
+def report_data(bound: BoundPlan, scenario: Scenario, report: RunReport, options: RunOptions) -> dict[str, object]:
+    """A report as JSON-ready data; for an emulated run with what the simulator predicts for the same wire."""
+    wire = wire_of(options, scenario)
+    data: dict[str, object] = {**asdict(report), "wire": wire, "emulated": options.emulate}
+    if options.emulate:
+        predicted = trace(bound, scenario, element_bytes=WIRES[wire]).latency_ms
+        data["predicted_ms"] = predicted
+        data["prediction_error"] = (predicted - report.latency_ms.p50) / report.latency_ms.p50
+    return data
+
+
+def _bound(plan_file: Path, scenario: str | None, model: str | None) -> tuple[BoundPlan, Scenario]:
+    made = Plan.load(plan_file)
+    chosen = load_scenario(scenario or made.scenario)
+    bound = made.bind(model_of(made, model))
+    missing = [n for n in made.providers if n not in chosen.provider_names]
+    if missing:
+        raise InputError(f"the plan's provider '{missing[0]}' is not in scenario '{chosen.name}': give the plan's with --scenario")
+    check_memory(bound, chosen)
+    return bound, chosen
+
+
+def _address(item: str, bound: BoundPlan) -> tuple[str, str]:
+    name, _, address = item.partition("=")
+    if name not in bound.plan.providers or not address:
+        raise InputError(f"--at '{item}': give NAME=HOST:PORT, NAME one of {', '.join(bound.plan.providers)}")
+    return name, address
+
+
+def _image_source(text: str) -> Path | int:
+    return int(text) if text.isdecimal() else Path(text)
+
+
+def _finish(as_json: bool, bound: BoundPlan, data: dict[str, object]) -> None:
+    emit(as_json, data, lambda: _show(bound, data))
+    difference = data["max_abs_diff"]
+    exact = data.get("verified_wire", data["wire"]) == "float32"
+    if isinstance(difference, float) and exact and not difference <= MAX_DIFFERENCE:
+        raise VerificationError(f"the distributed result differs from the undivided model's by {difference:.2e} of its scale, {MAX_DIFFERENCE:.0e} are allowed")
+
+
+def _show(bound: BoundPlan, data: dict[str, object]) -> None:
+    per_provider, latency = data["per_provider"], data["latency_ms"]
+    assert isinstance(per_provider, dict)
+    assert isinstance(latency, dict)
+    rows = [[name, t["rows"], t["compute_ms"], t["bytes_in"] / 1000, t["bytes_out"] / 1000] for name, t in per_provider.items()]
+    title = f"{bound.graph.name} by {bound.plan.method} on {len(per_provider)} providers, an image"
+    table(title, ["provider", "rows", "compute ms", "kB in", "kB out"], rows)
+    console.print(
+        f"{data['images']} images, {data['ips']:.2f} a second; latency p50 {latency['p50']:.2f}, p90 {latency['p90']:.2f},"
+        f" p99 {latency['p99']:.2f} ms; {data['wire']} on the wire"
+    )
+    if "predicted_ms" in data:
+        console.print(f"predicted {data['predicted_ms']:.2f} ms: {100 * _number(data['prediction_error']):+.1f} % of the measured p50 (emulated: board times are held, links shaped)")
+    if data["max_abs_diff"] is not None:
+        console.print(f"largest difference from the undivided model: {_number(data['max_abs_diff']):.2e} of its output's scale")
+
+
+def _number(value: object) -> float:
+    assert isinstance(value, float)
+    return value

@@ -101,13 +101,17 @@ class PaperFormulation(Formulation):
 REACH = 1.2
 """How far an action of 1 moves a share from its prior."""
 
+CLOSED = -0.05
+"""The prior of a provider that is left out, and what a closed one's share is before it is cut off at 0: small noise
+does not open it."""
+
 REWARD_SCALE = 5.0
 REWARD_OFFSET = 0.1
 """The reward is -5 times the growth of log(slowest / scale + 0.1): it telescopes, and no one bad step dominates."""
 
 
 class ShareFormulation(Formulation):
-    """Actions are shares, `max(0, prior + 1.2 a)`, so that a provider can be left out altogether.
+    """Actions are shares, `max(0, prior + 1.2 a)` over their sum, so that a provider can be left out altogether.
 
     Observed: each provider's lag behind the slowest and the slowest itself in units of the fastest single provider's
     latency, the previous cuts as fractions, the volume one-hot.
@@ -132,7 +136,7 @@ class ShareFormulation(Formulation):
     def cuts(self, volume: int, actions: FloatArray) -> IntArray:
         shares = np.maximum(0.0, self.prior + REACH * actions)
         total = shares.sum(axis=1, keepdims=True)
-        shares = np.where(total > 1e-9, shares, self.prior)
+        shares = np.where(total > 1e-9, shares, np.maximum(0.0, self.prior))
         edges = np.cumsum(shares / shares.sum(axis=1, keepdims=True), axis=1)
         height = int(self.heights[volume])
         cuts = np.zeros((len(actions), self.providers + 1), dtype=np.int64)
@@ -142,9 +146,7 @@ class ShareFormulation(Formulation):
 
     def actions(self, cuts: IntArray) -> FloatArray:
         shares = np.diff(cuts, axis=1) / cuts[:, -1:]
-        moved = (shares - self.prior) / REACH
-        closed = np.minimum(moved, (-0.02 - self.prior) / REACH)  # a closed provider stays closed under rounding
-        return np.clip(np.where(shares > 0, moved, closed), -1.0, 1.0)
+        return (np.where(shares > 0, shares, CLOSED) - self.prior) / REACH
 
     def reward(self, before: Situation, after: Situation, latency_ms: FloatArray | None) -> FloatArray:
         reached = after.accumulated.max(axis=1) if latency_ms is None else latency_ms
@@ -155,7 +157,7 @@ class ShareFormulation(Formulation):
 
 
 def _prior(simulator: Simulator) -> FloatArray:
-    """(providers,) shares proportional to capability on the best k providers, k by simulation."""
+    """(providers,) shares proportional to capability on the best k providers, k by simulation; `CLOSED` for the others."""
     rates = capability(simulator)
     ranking = np.argsort(-rates, kind="stable")
     choices = []
@@ -164,4 +166,5 @@ def _prior(simulator: Simulator) -> FloatArray:
         shares[ranking[:k]] = rates[ranking[:k]]
         choices.append(shares / shares.sum())
     latency = simulator.evaluate(np.stack([proportional_cuts(simulator.heights, s) for s in choices]))
-    return choices[int(np.argmin(latency))]
+    best = choices[int(np.argmin(latency))]
+    return np.where(best > 0, best, CLOSED)

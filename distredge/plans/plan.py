@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -124,3 +125,16 @@ class BoundPlan:
         """Rows of the tensor that enters a volume which a provider needs; `Interval(0, 0)` without a part."""
         out = self.owned(volume, provider)
         return self.volumes[volume].part(out).input if out.size else Interval(0, 0)
+
+
+SCHEMA_FILE = Path(__file__).with_name("plan.schema.json")
+"""The JSON Schema of plan files, shipped for other programs."""
+
+
+def schema() -> dict[str, object]:
+    """The JSON Schema that `SCHEMA_FILE` holds."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Plan.model_json_schema()}
+
+
+if __name__ == "__main__":
+    write_atomically(SCHEMA_FILE, json.dumps(schema(), indent=2) + "\n")

@@ -44,7 +44,6 @@ class Figure(Frozen):
     leave_one_out_ms: float = Field(gt=0, description="predicted by a fit that did not see this figure")
     leave_one_out: float = Field(description="leave_one_out_ms / published - 1")
     input: str = ""
-    runtime: str = ""
     source: str
 
 

@@ -6,8 +6,8 @@ so latency is a staircase in rows where the device makes it one, and it never fa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,6 +16,11 @@ from distredge.profiles.profile import FloatArray, IntArray
 
 _FREE_IN_HEAD = frozenset({"Flatten", "Reshape", "Relu", "Clip", "Dropout", "Identity", "Squeeze", "Unsqueeze"})
 """Operators of a head that change a shape only, or run inside the kernel before them."""
+
+
+def _quantity(unit: str, meaning: str) -> Any:
+    """A positive parameter; `scripts/fit_boards.py` writes unit and meaning into a board's file."""
+    return field(metadata={"unit": unit, "meaning": meaning})
 
 
 class Speed(Protocol):
@@ -39,23 +44,24 @@ class GpuSpeed:
     latency is flat and then jumps, on large maps the jumps are too small to see.
     """
 
-    peak_gflops: float
-    spatial_share: float
-    pointwise_share: float
-    depthwise_share: float
-    dram_gbps: float
-    bandwidth_share: float
-    conv_launch_us: float
-    other_launch_us: float
-    tile_pixels: float
-    tile_channels: float
-    tiles_in_flight: float
-    input_channel_quantum: float
+    peak_gflops: float = _quantity("GFLOP/s", "peak arithmetic rate of the CUDA cores at this precision")
+    spatial_share: float = _quantity("of peak", "rate of k x k convolutions; above 1 by Winograd or tensor cores")
+    pointwise_share: float = _quantity("of peak", "rate of 1 x 1 convolutions; above 1 by tensor cores")
+    depthwise_share: float = _quantity("of peak", "rate of depthwise convolutions")
+    dram_gbps: float = _quantity("GB/s", "bandwidth of the memory")
+    bandwidth_share: float = _quantity("of dram_gbps", "bandwidth that kernels reach")
+    conv_launch_us: float = _quantity("us", "fixed time of a convolution: launch, filling and draining its pipeline")
+    other_launch_us: float = _quantity("us", "fixed time of any other kernel")
+    tile_pixels: float = _quantity("pixels", "output pixels that one tile of a convolution covers")
+    tile_channels: float = _quantity("channels", "output channels that one tile covers")
+    tiles_in_flight: float = _quantity("tiles", "tiles that are computed at the same time: one wave")
+    input_channel_quantum: float = _quantity("channels", "input channels are padded to a multiple of this")
 
     def layer_ms(self, layer: Layer, rows: IntArray, element_bytes: int) -> FloatArray:
         """See `Speed`."""
         if not is_convolution(layer):
-            return self.other_launch_us / 1e3 + self._move_ms(moved_elements(layer, rows) * element_bytes)
+            light = self._move_ms(moved_elements(layer, rows) * element_bytes)
+            return np.asarray(self.other_launch_us / 1e3 + light)
         moved = self._move_ms((moved_elements(layer, rows) + layer.params) * element_bytes)
         arithmetic = self._padded_macs(layer, rows) * 2e-6 / (self.peak_gflops * self._share(layer))
         return np.asarray(self.conv_launch_us / 1e3 + np.maximum(arithmetic, moved))
@@ -95,12 +101,14 @@ class CpuSpeed:
     Operations are those of the direct form, so that the Winograd rate holds what the method saves.
     """
 
-    direct_gflops: float
-    winograd_gflops: float
-    dram_gbps: float
-    transform_gbps: float
-    launch_us: float
-    winograd_rows: float
+    direct_gflops: float = _quantity("GFLOP/s", "rate of direct convolutions: 1 x 1, strided, of few channels")
+    winograd_gflops: float = _quantity("GFLOP/s", "rate of Winograd convolutions, transforms apart")
+    transform_gbps: float = _quantity(
+        "GB/s", "maps read and written by a Winograd convolution, over its transforms' time"
+    )
+    dram_gbps: float = _quantity("GB/s", "bandwidth of the memory as kernels reach it")
+    launch_us: float = _quantity("us", "fixed time of a kernel: start and join of the threads")
+    winograd_rows: float = _quantity("rows", "output rows of a Winograd tile")
 
     def layer_ms(self, layer: Layer, rows: IntArray, element_bytes: int) -> FloatArray:
         """See `Speed`."""
@@ -110,7 +118,8 @@ class CpuSpeed:
             maps = moved_elements(layer, whole) * element_bytes * 1e-6
             return fixed + row_macs(layer) * whole * 2e-6 / self.winograd_gflops + maps / self.transform_gbps
         maps = moved_elements(layer, rows) * element_bytes * 1e-6
-        return fixed + np.maximum(row_macs(layer) * rows * 2e-6 / self.direct_gflops, maps / self.dram_gbps)
+        arithmetic = row_macs(layer) * rows * 2e-6 / self.direct_gflops
+        return np.asarray(fixed + np.maximum(arithmetic, maps / self.dram_gbps))
 
     def head_ms(self, head: Head, element_bytes: int) -> float:
         """See `Speed`."""

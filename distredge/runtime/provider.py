@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
+import sys
 import time
-from threading import Event
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event, Thread
 
 import zmq
 
@@ -199,3 +203,31 @@ def _problem(setup: Setup) -> str:
     if unknown := peers - setup.addresses.keys():
         return f"was not told where '{min(unknown)}' is"
     return ""
+
+
+def serve_provider(
+    name: str,
+    listen: str,
+    keys_folder: Path | None,
+    announce: Callable[[str], None],
+    until_stdin_closes: bool = False,
+) -> None:
+    """Run a provider in this process until it is interrupted or terminated, or its standard input closes if asked.
+
+    `announce` is called with the address once it listens. Raises `InputError` if it cannot.
+    """
+    provider = Provider(name, listen, Keys.load(keys_folder, name) if keys_folder else None)
+    stop = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    if until_stdin_closes:
+        Thread(target=_await_end_of_input, args=(stop,), name="parent", daemon=True).start()
+    announce(provider.address)
+    provider.serve(stop)
+
+
+def _await_end_of_input(stop: Event) -> None:
+    """Set `stop` when whoever started this process has closed its end of the pipe, or is gone."""
+    while sys.stdin.buffer.read(4096):
+        pass
+    stop.set()

@@ -1,0 +1,57 @@
+"""Strategies a second: the compiled simulator against the plain reference, VGG-16, LC-PSS scheme, random cuts."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+import distredge
+from distredge.plans.plan import ModelRef, Plan, VolumePlan
+from distredge.simulate.costs import VolumeCosts
+from distredge.simulate.simulator import Simulator
+from distredge.simulate.timeline import trace
+from distredge.testing.toy_devices import random_cuts
+
+BATCH = 200_000
+REPEATS = 5
+REFERENCES = 30
+
+
+def main() -> None:
+    graph = distredge.load_model("vgg16")
+    for name in ("db-50", "na-nano", "lb"):
+        scenario = distredge.load_scenario(name)
+        costs = VolumeCosts(graph, scenario.profiles)
+        simulator = Simulator(graph, scenario, distredge.partition(graph, scenario), costs)
+        cuts = random_cuts(np.random.default_rng(0), simulator.heights, simulator.providers, BATCH)
+        simulator.evaluate(cuts[:10])  # compile
+        times = [_seconds(lambda: simulator.evaluate(cuts)) for _ in range(REPEATS)]
+        rate = BATCH / float(np.median(times))
+        reference = REFERENCES / _seconds(lambda: [_reference(simulator, costs, c) for c in cuts[:REFERENCES]])
+        print(
+            f"vgg16 {name}: {simulator.providers} providers, {len(simulator.heights)} volumes:"
+            f" {rate:,.0f} strategies/s (spread {min(times) / max(times):.2f}); reference {reference:,.0f}/s;"
+            f" ratio {rate / reference:,.0f}"
+        )
+
+
+def _seconds(work: object) -> float:
+    started = time.perf_counter()
+    work()  # type: ignore[operator]
+    return time.perf_counter() - started
+
+
+def _reference(simulator: Simulator, costs: VolumeCosts, cuts: np.ndarray) -> float:
+    graph, names = simulator.graph, simulator.scenario.provider_names
+    plan = Plan(
+        method="benchmark",
+        model=ModelRef(name=graph.name, sha256=graph.sha256, input_shape=graph.input_shape),
+        scenario=simulator.scenario.name,
+        providers=names,
+        volumes=tuple(
+            VolumePlan(layers=v, cuts=tuple(int(x) for x in c)) for v, c in zip(simulator.scheme.volumes, cuts, strict=True)
+        ),
+        head_provider=names[int(np.argmax(np.diff(cuts[-1])))],
+    )
+    return trace(plan.bind(graph), simulator.scenario, costs).latency_ms

@@ -1,0 +1,192 @@
+"""Runs a plan on providers and reports how fast and how exact it was."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from distredge.engine.base import FloatRows
+from distredge.errors import InputError
+from distredge.plans.plan import BoundPlan
+from distredge.runtime.assignment import assignments
+from distredge.runtime.keys import Keys, create_keys
+from distredge.runtime.launch import Launcher
+from distredge.runtime.message import REQUESTER, Emulation, Report, Wire
+from distredge.runtime.requester import FrameResult, Requester
+from distredge.scenario import Scenario
+from distredge.simulate.timeline import trace
+
+WIRES: dict[Wire, int] = {"int8": 1, "float16": 2, "float32": 4}
+"""Bytes of an element in each precision on the wire."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a plan is run.
+
+    `inflight` images are under way at a time. `verify` compares every result with the undivided model's. `wire`
+    is the precision on the wire, by default float32 with `verify` and the scenario's without. `emulate` makes the
+    providers stand in for the scenario's boards: each split-part is held for its profiled time, computes nothing,
+    and every link is shaped to its bandwidth. `threads` is what an engine may use. A first image, `warm_up` of
+    them, is run before the clock starts.
+    """
+
+    inflight: int = 1
+    verify: bool = False
+    wire: Wire | None = None
+    emulate: bool = False
+    threads: int = 1
+    warm_up: int = 1
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Percentiles over the images, in ms."""
+
+    p50: float
+    p90: float
+    p99: float
+
+
+@dataclass(frozen=True)
+class ProviderTotals:
+    """What a provider did, on average for an image: payload bytes, and rows of the volumes' last layers."""
+
+    compute_ms: float
+    bytes_in: int
+    bytes_out: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """How a run went.
+
+    `ips` is images a second from the first to the last. `max_abs_diff` is the largest absolute difference from the
+    undivided model's outputs, divided by their largest absolute value; None unless it was asked for.
+    """
+
+    images: int
+    ips: float
+    latency_ms: Latency
+    max_abs_diff: float | None
+    per_provider: dict[str, ProviderTotals]
+
+
+def run_plan(
+    bound: BoundPlan,
+    scenario: Scenario,
+    addresses: Mapping[str, str],
+    images: Iterable[FloatRows],
+    options: RunOptions = RunOptions(),
+    *,
+    keys: Keys | None = None,
+    listen: str | None = None,
+    check: Callable[[], None] = lambda: None,
+    progress: Callable[[FrameResult], None] = lambda result: None,
+) -> RunReport:
+    """Run a plan for some images on providers that listen at `addresses`; see `Requester` for what it raises.
+
+    `progress` is called with each result.
+    """
+    if options.emulate and options.verify:
+        raise InputError("an emulated run computes nothing that could be verified: leave out --emulate or --verify")
+    requester = Requester(
+        bound,
+        addresses,
+        keys=keys,
+        listen=listen,
+        wire=wire_of(options, scenario),
+        emulations=emulations(bound, scenario) if options.emulate else None,
+        rate_mbps=scenario.requester_mbps if options.emulate else math.inf,
+        threads=options.threads,
+        check=check,
+    )
+    shown = list(images)
+    if not shown:
+        raise InputError("there is no image to run")
+    warm_up = [shown[0]] * options.warm_up
+    with requester:
+        for _ in requester.stream(warm_up):
+            pass
+        results: list[FrameResult] = []
+        started = time.monotonic()
+        for result in requester.stream(shown, options.inflight):
+            results.append(result)
+            progress(result)
+        seconds = time.monotonic() - started
+        reports = requester.finish()
+    difference = _difference(bound, shown, results) if options.verify else None
+    latencies = [result.latency_ms for result in results]
+    p50, p90, p99 = (float(p) for p in np.percentile(latencies, (50, 90, 99)))
+    totals = {name: _totals(reports.get(name), len(shown) + len(warm_up)) for name in bound.plan.providers}
+    return RunReport(len(shown), len(shown) / seconds, Latency(p50, p90, p99), difference, totals)
+
+
+def run_here(
+    bound: BoundPlan,
+    scenario: Scenario,
+    images: Iterable[FloatRows],
+    options: RunOptions = RunOptions(),
+    *,
+    progress: Callable[[FrameResult], None] = lambda result: None,
+) -> RunReport:
+    """As `run_plan`, on provider processes that are started on this machine first and ended after it.
+
+    They talk over TCP on loopback with keys that are made for this run and removed with it.
+    """
+    names = list(assignments(bound))
+    with tempfile.TemporaryDirectory(prefix="distredge-keys-") as folder:
+        create_keys(Path(folder), [REQUESTER, *names])
+        keys = Keys.load(Path(folder), REQUESTER)
+        with Launcher(names, Path(folder)) as launcher:
+            return run_plan(
+                bound, scenario, launcher.addresses, images, options, keys=keys, check=launcher.check, progress=progress
+            )
+
+
+def wire_of(options: RunOptions, scenario: Scenario) -> Wire:
+    """The precision that feature maps travel in."""
+    by_size = {size: wire for wire, size in WIRES.items()}
+    return options.wire or ("float32" if options.verify else by_size[scenario.element_bytes])
+
+
+def emulations(bound: BoundPlan, scenario: Scenario) -> dict[str, Emulation]:
+    """How each provider of a plan stands in for its board: what the simulator says that its stages take."""
+    times = {(work.provider, work.volume): work.compute_ms for work in trace(bound, scenario).work}
+    rates = {provider.name: provider.bandwidth_mbps for provider in scenario.providers}
+    return {
+        name: Emulation(tuple(times[name, stage.boundary] for stage in stages), rates[name])
+        for name, stages in assignments(bound).items()
+    }
+
+
+def _difference(bound: BoundPlan, images: list[FloatRows], results: list[FrameResult]) -> float:
+    """Largest absolute difference from the undivided model, as a share of its largest absolute output."""
+    from distredge.engine.onnxruntime import Undivided
+
+    undivided = Undivided(bound.graph)
+    largest = scale = 0.0
+    for result in results:
+        for name, want in undivided.run(images[result.index]).items():
+            largest = max(largest, float(np.abs(result.outputs[name] - want).max()))
+            scale = max(scale, float(np.abs(want).max()))
+    return largest / (scale or 1.0)
+
+
+def _totals(report: Report | None, images: int) -> ProviderTotals:
+    """A provider's report for one image; zeros for one that had nothing to do."""
+    if report is None:
+        return ProviderTotals(0.0, 0, 0, 0)
+    return ProviderTotals(
+        compute_ms=report.compute_ms / images,
+        bytes_in=report.bytes_in // images,
+        bytes_out=report.bytes_out // images,
+        rows=report.rows // images,
+    )

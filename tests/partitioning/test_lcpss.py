@@ -1,0 +1,103 @@
+"""LC-PSS: the facts that the paper states, and the score by hand and by brute force."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distredge.errors import InputError
+from distredge.geometry.interval import Interval
+from distredge.geometry.split import Volume
+from distredge.model.load import load_model
+from distredge.partitioning.lcpss import greedy, lcpss, scorer
+from distredge.partitioning.score import SplitScore
+from distredge.testing.toy_models import chain, save_model
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def test_vgg16_has_two_volumes_at_alpha_1_nearly_one_a_layer_at_0_and_few_at_the_default() -> None:
+    graph = load_model("vgg16")
+    counts = [len(lcpss(graph, 4, alpha, 100, rng()).volumes) for alpha in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    assert counts[0] >= 13  # the paper: 16 of 18
+    assert counts[-1] == 2
+    assert counts == sorted(counts, reverse=True)
+    assert 3 <= counts[3] <= 6
+
+
+@pytest.mark.parametrize("model", ["vgg16", "resnet50"])
+def test_a_hundred_random_decisions_settle_the_scheme(model: str) -> None:
+    graph = load_model(model)
+    many = {lcpss(graph, 4, 0.75, 100, rng(seed)).locations for seed in range(20)}
+    few = {lcpss(graph, 4, 0.75, 3, rng(seed)).locations for seed in range(20)}
+    assert len(many) <= len(few)
+    assert len(many) <= 4
+
+
+def test_same_seed_same_scheme() -> None:
+    graph = load_model("resnet50")
+    assert lcpss(graph, 4, 0.5, 50, rng(3)) == lcpss(graph, 4, 0.5, 50, rng(3))
+
+
+def test_no_single_cut_lowers_the_score_of_what_was_found() -> None:
+    graph = load_model("vgg16")
+    score = scorer(graph, 4, 0.6, 100, rng())
+    found = greedy(score).locations
+    for point in graph.partition_points:
+        if point not in found:
+            assert score.scheme(tuple(sorted({*found, point}))) >= score.scheme(found)
+
+
+def test_greedy_is_near_the_best_scheme_of_a_small_model(tmp_path: Path) -> None:
+    graph = load_model(save_model(chain(rng(), height=40), tmp_path))
+    inner = graph.partition_points[1:]
+    score = SplitScore(graph, 3, 100, 0.5, rng())
+    best = min(score.scheme((0, *some)) for k in range(len(inner) + 1) for some in itertools.combinations(inner, k))
+    assert best <= score.scheme(greedy(score).locations) <= 1.3 * best
+
+
+def test_score_by_hand(tmp_path: Path) -> None:
+    """One random decision, two providers, two volumes: count every row that is computed and sent."""
+    graph = load_model(save_model(chain(rng()), tmp_path))
+    middle = graph.partition_points[len(graph.partition_points) // 2]
+    volumes = (Volume(graph, 0, middle), Volume(graph, middle, len(graph.layers)))
+    fractions = np.sort(rng(7).random((len(graph.layers), 1, 1)), axis=2)[:, 0, 0]
+    cuts = [int(np.rint(fractions[v.stop - 1] * v.height)) for v in volumes]
+    operations, sent = 0.0, 0.0
+    for v, (volume, cut) in enumerate(zip(volumes, cuts, strict=True)):
+        for out in (Interval(0, cut), Interval(cut, volume.height)):
+            if not out.size:
+                continue
+            part = volume.part(out)
+            operations += sum(r.size * x.macs / x.height for r, x in zip(part.rows, volume.layers, strict=True))
+            held = Interval(0, 0)
+            if v == 1:
+                held = Interval(0, cuts[0]) if out.start == 0 else Interval(cuts[0], volumes[0].height)
+            sent += (part.input.size - part.input.overlap(held).size) * graph.input_rows(volume.start)[1]
+    pure = [SplitScore(graph, 2, 1, alpha, rng(7)) for alpha in (0.0, 1.0)]
+    layerwise, whole = graph.partition_points, (0,)
+    for score, mine in zip(pure, (operations, sent), strict=True):
+        unit = abs(score.scheme(whole) - score.scheme(layerwise))
+        assert unit == pytest.approx(1.0)  # the range between the extreme schemes
+    ratio = pure[0].scheme((0, middle)) / pure[0].scheme(whole)
+    everything = sum(
+        r.size * x.macs / x.height
+        for out in (Interval(0, cuts[1]), Interval(cuts[1], volumes[1].height))
+        if out.size
+        for r, x in zip(Volume(graph, 0, len(graph.layers)).part(out).rows, graph.layers, strict=True)
+    )
+    assert ratio == pytest.approx(operations / everything)
+    first = Volume(graph, 0, len(graph.layers))
+    entering = sum(first.part(o).input.size for o in (Interval(0, cuts[1]), Interval(cuts[1], first.height)) if o.size)
+    assert pure[1].scheme((0, middle)) / pure[1].scheme(whole) == pytest.approx(sent / (entering * graph.input_rows(0)[1]))
+
+
+@pytest.mark.parametrize(("alpha", "samples", "word"), [(1.1, 100, "alpha"), (-0.1, 100, "alpha"), (0.5, 0, "samples")])
+def test_bad_parameters(alpha: float, samples: int, word: str) -> None:
+    with pytest.raises(InputError, match=word):
+        lcpss(load_model("vgg16"), 4, alpha, samples, rng())
