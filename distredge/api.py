@@ -17,7 +17,10 @@ from distredge.simulate.costs import VolumeCosts
 def partition(
     graph: LayerGraph, scenario: Scenario, alpha: float = ALPHA, samples: int = SAMPLES, seed: int = 0
 ) -> PartitionScheme:
-    """The partition scheme that LC-PSS finds (DistrEdge, Algorithm 1): `alpha` in [0, 1] weighs transmission against operations."""
+    """The partition scheme that LC-PSS finds (DistrEdge, Algorithm 1).
+
+    `alpha` in [0, 1] weighs transmission against operations.
+    """
     return lcpss(graph, len(scenario.providers), alpha, samples, np.random.default_rng(seed))
 
 

@@ -64,11 +64,29 @@ def _draw_timeline(axes: Any, plan: Plan, timeline: Timeline, colour: dict[str, 
     """A lane a device: above the line what its uplink sends, on it what it computes, below it what it receives."""
     lanes = {name: i for i, name in enumerate((REQUESTER, *plan.providers))}
     for sent in timeline.transfers:
-        axes.barh(lanes[sent.sender] - 0.29, sent.sent_ms - sent.start_ms, left=sent.start_ms, height=0.16, color="#dddddd", edgecolor="#999999", lw=0.4)
+        axes.barh(
+            lanes[sent.sender] - 0.29,
+            sent.sent_ms - sent.start_ms,
+            left=sent.start_ms,
+            height=0.16,
+            color="#dddddd",
+            edgecolor="#999999",
+            lw=0.4,
+        )
     for work in timeline.work:
         lane = lanes[work.provider]
-        axes.barh(lane + 0.29, work.receive_ms, left=work.called_ms, height=0.16, color="#f4e3b2", edgecolor="#b59b3a", lw=0.4)
-        axes.barh(lane, work.compute_ms, left=work.start_ms, height=0.4, color=colour[work.provider], edgecolor="white", lw=0.6)
+        axes.barh(
+            lane + 0.29, work.receive_ms, left=work.called_ms, height=0.16, color="#f4e3b2", edgecolor="#b59b3a", lw=0.4
+        )
+        axes.barh(
+            lane,
+            work.compute_ms,
+            left=work.start_ms,
+            height=0.4,
+            color=colour[work.provider],
+            edgecolor="white",
+            lw=0.6,
+        )
     axes.axvline(timeline.latency_ms, color="black", lw=0.8, ls=":")
     axes.set_yticks(list(lanes.values()), list(lanes), fontsize=8)
     axes.invert_yaxis()

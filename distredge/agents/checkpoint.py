@@ -55,7 +55,11 @@ def save_checkpoint(folder: Path, meta: dict[str, Any], arrays: dict[str, npt.ND
     """Write `checkpoint.npz`: `meta` must be JSON-ready."""
     packed = io.BytesIO()
     np.savez(
-        packed, allow_pickle=False, meta=np.array(json.dumps(meta)), agent=np.frombuffer(agent, dtype=np.uint8), **arrays
+        packed,
+        allow_pickle=False,
+        meta=np.array(json.dumps(meta)),
+        agent=np.frombuffer(agent, dtype=np.uint8),
+        **arrays,
     )
     write_atomically(folder / CHECKPOINT, packed.getvalue())
 
@@ -75,7 +79,9 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray
 
 def damaged(folder: Path, cause: Exception) -> InputError:
     """The error for a checkpoint that cannot be used."""
-    return InputError(f"'{folder / CHECKPOINT}' is damaged ({type(cause).__name__}): train without --resume to begin anew")
+    return InputError(
+        f"'{folder / CHECKPOINT}' is damaged ({type(cause).__name__}): train without --resume to begin anew"
+    )
 
 
 def _absent(folder: Path) -> InputError:

@@ -11,7 +11,7 @@ from distredge.agents.elites import ElitePool
 from distredge.agents.settings import EpsilonNoise, Settings, SpreadNoise
 
 FEW = 2.0
-"""Providers, on average, whose shares a sparse episode varies."""
+"""Cuts, on average, that are moved in a step of a sparse episode."""
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -63,7 +63,7 @@ class SpreadExploration(Exploration):
         self._settings = settings
         self._elites = elites
         self._rng = rng
-        self._shared = self._varied = np.zeros((0, 0))
+        self._shared = self._sparse = np.zeros((0, 0))
         self._guides: tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]] | None = None
 
     def vary(self, episode: int, volume: int, actions: Float32Array) -> Float32Array:
@@ -72,10 +72,9 @@ class SpreadExploration(Exploration):
         if self._guides is not None:
             guided, plans = self._guides
             actions = np.where(guided[:, None], plans[:, volume], actions)
-        own = self._rng.normal(0.0, 1.0, actions.shape)
         share = self._settings.shared
-        noise = self._sizes(len(actions)) * (share**0.5 * self._shared + (1.0 - share) ** 0.5 * own) * self._varied
-        return np.clip(actions + noise, -1.0, 1.0).astype(np.float32)
+        noise = share**0.5 * self._shared + (1.0 - share) ** 0.5 * self._draw(actions.shape)
+        return np.clip(actions + self._sizes(len(actions)) * noise, -1.0, 1.0).astype(np.float32)
 
     def level(self, episode: int) -> float:
         return float(self._sizes(32).mean())
@@ -83,11 +82,15 @@ class SpreadExploration(Exploration):
     def _sizes(self, count: int) -> npt.NDArray[np.float64]:
         return np.geomspace(self._settings.smallest, self._settings.largest, count)[:, None]
 
+    def _draw(self, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+        """Noise of unit size: on each share of its own or, in sparse episodes, on a few cuts, from one neighbour to the other."""
+        moves = self._rng.normal(0.0, 1.0, shape) * (self._rng.random(shape) < FEW / shape[1])
+        return np.where(self._sparse, moves - np.roll(moves, 1, axis=1), self._rng.normal(0.0, 1.0, shape))
+
     def _begin(self, shape: tuple[int, ...]) -> None:
         """Draw what stays the same throughout these episodes."""
-        self._shared = self._rng.normal(0.0, 1.0, shape)
-        few = self._rng.random(shape) < FEW / shape[1]
-        self._varied = np.where(self._rng.random((shape[0], 1)) < self._settings.sparse_episodes, few, 1.0)
+        self._sparse = self._rng.random((shape[0], 1)) < self._settings.sparse_episodes
+        self._shared = self._draw(shape)
         self._guides = None
         if self._elites is not None and len(self._elites) > 0:
             chosen = self._rng.integers(len(self._elites), size=shape[0])

@@ -26,9 +26,7 @@ def greedy_rollout(agent: SplitDdpg, mdp: SplitMdp) -> tuple[IntArray, float]:
     return mdp.cuts[0].copy(), float(latency[0])
 
 
-def distil(
-    agent: SplitDdpg, mdp: SplitMdp, cuts: IntArray, settings: Distillation, enough: Callable[[], bool]
-) -> bool:
+def distil(agent: SplitDdpg, mdp: SplitMdp, cuts: IntArray, settings: Distillation, enough: Callable[[], bool]) -> bool:
     """Teach the actor the decisions of one plan; True if the greedy policy then makes exactly that plan.
 
     Regression on the plan's own states, a handful: as the first observation never changes, a policy that makes each

@@ -18,7 +18,9 @@ PREFIX = "osds-"
 class Network(Frozen):
     """A fully connected network with ReLU between its layers, trained by Adam."""
 
-    layers: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(min_length=1, description="widths of hidden layers")
+    layers: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
+        min_length=1, description="widths of hidden layers"
+    )
     learning_rate: float = Field(gt=0, lt=1, description="Adam's, at the beginning")
     final_learning_rate: float = Field(gt=0, lt=1, description="Adam's at the end; in between it falls geometrically")
 
@@ -44,15 +46,21 @@ class SpreadNoise(Frozen):
     smallest: float = Field(gt=0, lt=2, description="standard deviation, in units of the action")
     largest: float = Field(gt=0, lt=2)
     shared: float = Field(ge=0, le=1, description="part of the variance that stays the same throughout an episode")
-    sparse_episodes: float = Field(ge=0, le=1, description="part of the episodes in which few providers' shares are varied")
-    elite_episodes: float = Field(ge=0, le=1, description="part of the episodes that vary an elite plan, not the policy's")
+    sparse_episodes: float = Field(
+        ge=0, le=1, description="part of the episodes in which few providers' shares are varied"
+    )
+    elite_episodes: float = Field(
+        ge=0, le=1, description="part of the episodes that vary an elite plan, not the policy's"
+    )
 
 
 class Elites(Frozen):
     """The best distinct plans seen: they bound the critic from below and draw the actor."""
 
     keep: int = Field(ge=1, le=1024)
-    batch: int = Field(ge=1, le=4096, description="transitions of elites in a gradient step, beside those of the buffer")
+    batch: int = Field(
+        ge=1, le=4096, description="transitions of elites in a gradient step, beside those of the buffer"
+    )
     pull: float = Field(ge=0, description="weight of the actor's distance to the elites' actions")
     closeness: float = Field(
         gt=0, lt=1, description="an elite slower than the best by this share draws the actor 1/e times as much"
@@ -75,16 +83,28 @@ class Distillation(Frozen):
     learning_rate: float = Field(gt=0, lt=1)
 
 
+class Screen(Frozen):
+    """Before the training, a short search chooses partition scheme and order of the providers (not in the paper)."""
+
+    share: float = Field(gt=0, lt=1, description="of a time budget; without one, a fixed number of evaluations")
+    seed_elites: bool = Field(description="whether the agent's elites begin with the plans that the search found")
+
+
 class Settings(Frozen):
     """Everything that decides how an agent is trained, but the seed. Optional sections: null turns them off."""
 
     formulation: Literal["default", "paper"] = Field(description="of the MDP, see distredge/envs/encode.py")
+    screen: Screen | None = Field(description="null: LC-PSS at alpha 0.75, providers in the scenario's order")
     episodes: int = Field(ge=1, description="in all; with a time budget see `until_budget`")
-    until_budget: bool = Field(description="with a time budget: train until it is spent, however many episodes that are")
+    until_budget: bool = Field(
+        description="with a time budget: train until it is spent, however many episodes that are"
+    )
     environments: int = Field(ge=1, le=1024, description="episodes that run together")
     buffer: int = Field(ge=1, le=10_000_000, description="transitions kept, the oldest replaced first")
     batch: int = Field(ge=1, le=65536, description="N_b, transitions of the buffer in a gradient step")
-    gradient_steps: int = Field(ge=1, description="after every step of all environments, once `batch` transitions are there")
+    gradient_steps: int = Field(
+        ge=1, description="after every step of all environments, once `batch` transitions are there"
+    )
     gamma: float = Field(gt=0, le=1)
     tau: float = Field(gt=0, le=1, description="by which the target networks follow in a gradient step")
     first_actions: float = Field(gt=0, le=1, description="factor on the initial weights of the actor's last layer")
@@ -98,7 +118,9 @@ class Settings(Frozen):
 
 def load_settings(name: str | Path) -> Settings:
     """A shipped preset (`default`, `paper`), or a YAML file; raises `UnknownNameError` or `InputError`."""
-    known = {key.removeprefix(PREFIX): path for key, path in shipped("agents", SUFFIX).items() if key.startswith(PREFIX)}
+    known = {
+        key.removeprefix(PREFIX): path for key, path in shipped("agents", SUFFIX).items() if key.startswith(PREFIX)
+    }
     path = known.get(str(name)) or Path(name)
     if not path.is_file() and path.suffix not in {".yaml", ".yml"}:
         raise UnknownNameError("preset", str(name), known, "(or give the path of a .yaml file)")

@@ -260,7 +260,8 @@ class Training:
         """Whether the checkpoint is of this model, scenario, scheme and these settings (their length aside)."""
         length = {"episodes": 1, "until_budget": False}
         same = (
-            Settings.model_validate(meta["settings"]).model_copy(update=length) == self.settings.model_copy(update=length)
+            Settings.model_validate(meta["settings"]).model_copy(update=length)
+            == self.settings.model_copy(update=length)
             and meta["model_sha256"] == self.simulator.graph.sha256
             and best_cuts.shape == (len(self.simulator.heights), self.simulator.providers + 1)
             and math.isclose(self.simulator.evaluate(best_cuts[None])[0], meta["best_latency_ms"], rel_tol=1e-9)

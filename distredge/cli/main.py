@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from distredge.cli import models, planning, profiles, running
+from distredge.cli import models, planning, profiles, quickstart, running
 from distredge.errors import DistrEdgeError
 
 _UsageProblem: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for commands in (models, profiles, planning, running):
+for commands in (quickstart, models, profiles, planning, running):
     commands.register(app)
 
 

@@ -51,7 +51,13 @@ def _text(cell: object) -> str:
 @contextmanager
 def progress_bar(title: str, unit: str = "ms") -> Iterator[PlannerProgress]:
     """A bar on stderr with the time left; yields a function (share done, best value so far)."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[best]}"), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[best]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task(title, total=1.0, best="")
         yield lambda share, best: bar.update(task, completed=share, best=f"{best:.1f} {unit}")

@@ -25,9 +25,13 @@ from distredge.simulate.memory import check_memory
 from distredge.simulate.simulator import Simulator
 from distredge.simulate.timeline import Timeline, trace
 
-ScenarioName = Annotated[str, typer.Option("--scenario", "-s", metavar="SCENARIO", help="A shipped name or a YAML file.")]
+ScenarioName = Annotated[
+    str, typer.Option("--scenario", "-s", metavar="SCENARIO", help="A shipped name or a YAML file.")
+]
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan file.")]
-Budget = Annotated[float | None, typer.Option("--budget-s", min=0.1, help="Seconds to spend; without it a fixed amount of work.")]
+Budget = Annotated[
+    float | None, typer.Option("--budget-s", min=0.1, help="Seconds to spend; without it a fixed amount of work.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -98,7 +102,11 @@ def train(
         "episodes": result.episodes,
         "seconds": result.seconds,
     }
-    emit(as_json, data, lambda: table(f"OSDS on {graph.name}, {chosen.name}", ["", "value"], [list(i) for i in data.items()]))
+    emit(
+        as_json,
+        data,
+        lambda: table(f"OSDS on {graph.name}, {chosen.name}", ["", "value"], [list(i) for i in data.items()]),
+    )
 
 
 def plan(
@@ -129,7 +137,8 @@ def plan(
     def show() -> None:
         show_plan(made)
         assert made.predicted is not None
-        console.print(f"predicted {made.predicted.latency_ms:.2f} ms, {made.predicted.ips:.2f} images/s; planned in {seconds:.1f} s")
+        promised = f"{made.predicted.latency_ms:.2f} ms, {made.predicted.ips:.2f} images/s"
+        console.print(f"predicted {promised}; planned in {seconds:.1f} s")
         console.print(calibration_note(chosen))
         if out is not None:
             console.print(f"wrote {out}")
@@ -164,7 +173,8 @@ def simulate(
 
     def show() -> None:
         show_timeline(made, timeline)
-        console.print(f"latency {timeline.latency_ms:.2f} ms, {1000 / timeline.latency_ms:.2f} images/s; no splits of these volumes beat {bound_ms:.2f} ms")
+        console.print(f"latency {timeline.latency_ms:.2f} ms, {1000 / timeline.latency_ms:.2f} images/s")
+        console.print(f"no split decisions for these volumes can beat {bound_ms:.2f} ms")
         console.print(calibration_note(chosen))
         if plot is not None:
             console.print(f"wrote {plot}")
@@ -202,7 +212,10 @@ def explain(made: Plan, timeline: Timeline, lower_bound_ms: float) -> dict[str, 
 def show_plan(made: Plan) -> None:
     """The rows of each provider, by volume."""
     rows = [
-        [f"{v.layers[0]} .. {v.layers[-1]}", *(f"{a}-{b}" if b > a else "" for a, b in zip(v.cuts[:-1], v.cuts[1:], strict=True))]
+        [
+            f"{v.layers[0]} .. {v.layers[-1]}",
+            *(f"{a}-{b}" if b > a else "" for a, b in zip(v.cuts[:-1], v.cuts[1:], strict=True)),
+        ]
         for v in made.volumes
     ]
     table(f"{made.model.name} on {made.scenario} by {made.method}: rows [from-to)", ["volume", *made.providers], rows)
@@ -213,7 +226,17 @@ def show_timeline(made: Plan, timeline: Timeline) -> None:
     """Who does what when."""
     names = [f"{v.layers[0]} .. {v.layers[-1]}" for v in made.volumes] + ["head"]
     rows = [
-        [names[w.volume], w.provider, w.rows.size, w.redundant_rows, w.bytes_in / 1000, w.receive_ms, w.wait_ms, w.compute_ms, w.stop_ms]
+        [
+            names[w.volume],
+            w.provider,
+            w.rows.size,
+            w.redundant_rows,
+            w.bytes_in / 1000,
+            w.receive_ms,
+            w.wait_ms,
+            w.compute_ms,
+            w.stop_ms,
+        ]
         for w in timeline.work
     ]
     columns = ["volume", "provider", "rows", "redundant", "kB in", "receive ms", "wait ms", "compute ms", "done at ms"]

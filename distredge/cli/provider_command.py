@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from distredge.cli.output import JsonFlag
+from distredge.cli.output import JsonFlag, Seed
 
 Name = Annotated[str, typer.Option("--name", help="Its name in scenarios and plans.")]
 Listen = Annotated[
@@ -33,6 +33,7 @@ def provider(
     keys: KeysFolder = None,
     until_stdin_closes: UntilStdinCloses = False,
     as_json: JsonFlag = False,
+    seed: Seed = 0,
 ) -> None:
     """Serve split-parts to requesters, one after the other, until interrupted.
 

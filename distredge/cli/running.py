@@ -22,12 +22,20 @@ from distredge.simulate.timeline import trace
 MAX_DIFFERENCE = 1e-4
 """Of the outputs' largest absolute value: what a distributed result may differ from the undivided one in float32."""
 
-ScenarioOption = Annotated[str | None, typer.Option("--scenario", "-s", metavar="SCENARIO", help="By default the plan's.")]
+ScenarioOption = Annotated[
+    str | None, typer.Option("--scenario", "-s", metavar="SCENARIO", help="By default the plan's.")
+]
 ModelOption = Annotated[str | None, typer.Option("--model", help="The model, if the plan's is not in the zoo.")]
-ImagesOption = Annotated[str, typer.Option("--images", metavar="DIR|N", help="A folder of JPEG and PNG files, or so many shipped photographs.")]
+ImagesOption = Annotated[
+    str,
+    typer.Option("--images", metavar="DIR|N", help="A folder of JPEG and PNG files, or so many shipped photographs."),
+]
 Inflight = Annotated[int, typer.Option("--inflight", min=1, help="Images under way at a time.")]
 Verify = Annotated[bool, typer.Option("--verify", help="Compare every result with the undivided model's.")]
-WireOption = Annotated[Literal["float32", "float16", "int8"] | None, typer.Option("--wire", help="Precision on the wire; float32 with --verify, else the scenario's.")]
+WireOption = Annotated[
+    Literal["float32", "float16", "int8"] | None,
+    typer.Option("--wire", help="Precision on the wire; float32 with --verify, else the scenario's."),
+]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of each provider's engine.")]
 
 
@@ -42,13 +50,23 @@ def register(app: typer.Typer) -> None:
 def run(
     plan_file: PlanFile,
     scenario: ScenarioOption = None,
-    at: Annotated[list[str] | None, typer.Option("--at", metavar="NAME=HOST:PORT", help="Where a provider listens; else the scenario's address.")] = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option("--at", metavar="NAME=HOST:PORT", help="Where a provider listens; else the scenario's address."),
+    ] = None,
     images: ImagesOption = "10",
     inflight: Inflight = 1,
     verify: Verify = False,
     wire: WireOption = None,
-    keys: Annotated[Path | None, typer.Option("--keys", metavar="DIR", help="Folder with the requester's key pair and the providers' public keys.")] = None,
-    listen: Annotated[str | None, typer.Option("--listen", metavar="HOST:PORT", help="Where results come to; by default found out.")] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            "--keys", metavar="DIR", help="Folder with the requester's key pair and the providers' public keys."
+        ),
+    ] = None,
+    listen: Annotated[
+        str | None, typer.Option("--listen", metavar="HOST:PORT", help="Where results come to; by default found out.")
+    ] = None,
     threads: Threads = 1,
     model: ModelOption = None,
     as_json: JsonFlag = False,
@@ -63,7 +81,9 @@ def run(
     from distredge.runtime.message import REQUESTER
 
     bound, chosen = _bound(plan_file, scenario, model)
-    addresses = {p.name: p.address for p in chosen.providers if p.address} | dict(_address(item, bound) for item in at or [])
+    addresses = {p.name: p.address for p in chosen.providers if p.address} | dict(
+        _address(item, bound) for item in at or []
+    )
     options = RunOptions(inflight=inflight, verify=verify, wire=wire, threads=threads)
     shown = load_images(_image_source(images), bound.graph.input_shape)
     with progress_bar("running") as progress:
@@ -81,7 +101,12 @@ def up(
     inflight: Inflight = 1,
     verify: Verify = False,
     wire: WireOption = None,
-    emulate: Annotated[bool, typer.Option("--emulate", help="Hold each split-part for its profiled time and shape each link to its bandwidth.")] = False,
+    emulate: Annotated[
+        bool,
+        typer.Option(
+            "--emulate", help="Hold each split-part for its profiled time and shape each link to its bandwidth."
+        ),
+    ] = False,
     threads: Threads = 1,
     model: ModelOption = None,
     as_json: JsonFlag = False,
@@ -98,7 +123,9 @@ def up(
 
     bound, chosen = _bound(plan_file, scenario, model)
     shown = load_images(_image_source(images), bound.graph.input_shape)
-    data = run_up(bound, chosen, shown, RunOptions(inflight=inflight, verify=verify, wire=wire, emulate=emulate, threads=threads))
+    data = run_up(
+        bound, chosen, shown, RunOptions(inflight=inflight, verify=verify, wire=wire, emulate=emulate, threads=threads)
+    )
     _finish(as_json, bound, data)
 
 
@@ -122,7 +149,11 @@ def keys(
     if taken:
         raise InputError(f"'{folder}' already holds a key of '{taken[0]}': remove it first, or choose another folder")
     create_keys(folder, made)
-    emit(as_json, {"folder": str(folder), "names": made}, lambda: console.print(f"wrote keys of {', '.join(made)} to {folder}"))
+    emit(
+        as_json,
+        {"folder": str(folder), "names": made},
+        lambda: console.print(f"wrote keys of {', '.join(made)} to {folder}"),
+    )
 
 
 def run_up(bound: BoundPlan, scenario: Scenario, images: object, options: RunOptions) -> dict[str, object]:
@@ -141,8 +172,12 @@ def run_up(bound: BoundPlan, scenario: Scenario, images: object, options: RunOpt
 
     if not (options.emulate and options.verify):
         return one_pass("running", options)
-    verified = one_pass("verifying", RunOptions(inflight=options.inflight, verify=True, wire=options.wire, threads=options.threads))
-    timed = one_pass("timing", RunOptions(inflight=options.inflight, wire=options.wire, emulate=True, threads=options.threads))
+    verified = one_pass(
+        "verifying", RunOptions(inflight=options.inflight, verify=True, wire=options.wire, threads=options.threads)
+    )
+    timed = one_pass(
+        "timing", RunOptions(inflight=options.inflight, wire=options.wire, emulate=True, threads=options.threads)
+    )
     return {**timed, "max_abs_diff": verified["max_abs_diff"], "verified_wire": verified["wire"]}
 
 
@@ -163,7 +198,10 @@ def _bound(plan_file: Path, scenario: str | None, model: str | None) -> tuple[Bo
     bound = made.bind(model_of(made, model))
     missing = [n for n in made.providers if n not in chosen.provider_names]
     if missing:
-        raise InputError(f"the plan's provider '{missing[0]}' is not in scenario '{chosen.name}': give the plan's with --scenario")
+        raise InputError(
+            f"the plan's provider '{missing[0]}' is not in scenario '{chosen.name}':"
+            " name the plan's own with --scenario"
+        )
     check_memory(bound, chosen)
     return bound, chosen
 
@@ -184,14 +222,20 @@ def _finish(as_json: bool, bound: BoundPlan, data: dict[str, object]) -> None:
     difference = data["max_abs_diff"]
     exact = data.get("verified_wire", data["wire"]) == "float32"
     if isinstance(difference, float) and exact and not difference <= MAX_DIFFERENCE:
-        raise VerificationError(f"the distributed result differs from the undivided model's by {difference:.2e} of its scale, {MAX_DIFFERENCE:.0e} are allowed")
+        raise VerificationError(
+            f"the distributed result differs from the undivided model's by {difference:.2e} of its scale,"
+            f" {MAX_DIFFERENCE:.0e} are allowed"
+        )
 
 
 def _show(bound: BoundPlan, data: dict[str, object]) -> None:
     per_provider, latency = data["per_provider"], data["latency_ms"]
     assert isinstance(per_provider, dict)
     assert isinstance(latency, dict)
-    rows = [[name, t["rows"], t["compute_ms"], t["bytes_in"] / 1000, t["bytes_out"] / 1000] for name, t in per_provider.items()]
+    rows = [
+        [name, t["rows"], t["compute_ms"], t["bytes_in"] / 1000, t["bytes_out"] / 1000]
+        for name, t in per_provider.items()
+    ]
     title = f"{bound.graph.name} by {bound.plan.method} on {len(per_provider)} providers, an image"
     table(title, ["provider", "rows", "compute ms", "kB in", "kB out"], rows)
     console.print(
@@ -199,9 +243,14 @@ def _show(bound: BoundPlan, data: dict[str, object]) -> None:
         f" p99 {latency['p99']:.2f} ms; {data['wire']} on the wire"
     )
     if "predicted_ms" in data:
-        console.print(f"predicted {data['predicted_ms']:.2f} ms: {100 * _number(data['prediction_error']):+.1f} % of the measured p50 (emulated: board times are held, links shaped)")
+        console.print(
+            f"predicted {data['predicted_ms']:.2f} ms, {100 * _number(data['prediction_error']):+.1f} % from the measured p50"
+            " (emulated: board times are held, links shaped)"
+        )
     if data["max_abs_diff"] is not None:
-        console.print(f"largest difference from the undivided model: {_number(data['max_abs_diff']):.2e} of its output's scale")
+        console.print(
+            f"largest difference from the undivided model: {_number(data['max_abs_diff']):.2e} of its output's scale"
+        )
 
 
 def _number(value: object) -> float:

@@ -55,7 +55,9 @@ class SplitEnv(gymnasium.Env[Float32Array, Float32Array]):
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (form.observation_size,), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (form.action_size,), np.float32)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Float32Array, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Float32Array, dict[str, Any]]:
         """Begin a frame."""
         super().reset(seed=seed)
         return self.mdp.reset(1)[0], {}
@@ -70,7 +72,7 @@ class SplitEnv(gymnasium.Env[Float32Array, Float32Array]):
             info = {"latency_ms": float(latency[0]), "cuts": self.mdp.cuts[0].copy()}
         return observed[0], float(rewards[0]), latency is not None, False, info
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """The rows of each provider, one line a volume that is split already."""
         if self.render_mode is None:
             return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -29,7 +28,7 @@ class LockstepVecEnv(VecEnv):
         super().__init__(count, observation, action)
         self._actions = np.zeros((count, form.action_size))
 
-    def reset(self) -> Float32Array:  # type: ignore[override]
+    def reset(self) -> Float32Array:
         """Begin all episodes."""
         return self.mdp.reset(self.num_envs)
 
@@ -44,7 +43,9 @@ class LockstepVecEnv(VecEnv):
         done = np.full(self.num_envs, latency is not None)
         if latency is not None:
             for n, info in enumerate(infos):
-                info.update(latency_ms=float(latency[n]), cuts=self.mdp.cuts[n].copy(), terminal_observation=observed[n])
+                info.update(
+                    latency_ms=float(latency[n]), cuts=self.mdp.cuts[n].copy(), terminal_observation=observed[n]
+                )
             observed = self.reset()
         return observed, rewards.astype(np.float32), done, infos
 
@@ -63,6 +64,8 @@ class LockstepVecEnv(VecEnv):
         """The copies have no methods of their own."""
         raise AttributeError(f"the episodes have no method '{method_name}'")
 
-    def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper[Any, Any, Any, Any]], indices: Any = None) -> Sequence[bool]:  # type: ignore[override]
+    def env_is_wrapped(
+        self, wrapper_class: type[gymnasium.Wrapper[Any, Any, Any, Any]], indices: Any = None
+    ) -> list[bool]:
         """No copy is wrapped."""
         return [False for _ in self._get_indices(indices)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from distredge.engine.onnxruntime import session
 from distredge.engine.slicing import OnnxSource, head_model
@@ -66,33 +66,40 @@ class OrtBench:
 
 
 def layer_model(source: OnnxSource, layer: Layer, rows: int) -> ModelProto:
-    """A model of one layer's own nodes that makes `rows` rows: an input for each feature map that it reads.
+    """A model of one layer's own nodes that makes `rows` rows.
 
-    Those rows lie at the top of the map only as far as they must: they are padded only where the whole height is read.
+    Each feature map that the layer reads is an input. One that is read through the layer's window and row by row too
+    (a block around a single convolution) is two, of different heights.
     """
     graph = GraphProto(name="layer")
-    values = {value.name: value for value in (*source.model.graph.input, *source.model.graph.value_info)}
-    made: set[str] = {""}
+    maps = {value.name: value for value in (*source.model.graph.input, *source.model.graph.value_info)}
+    inside = {""}
+    inputs: dict[str, tuple[int, ...]] = {}
     for name in layer.nodes:
         node = NodeProto()
         node.CopyFrom(source.nodes[name])
-        height = _set_pads(node, layer, rows) if node.op_type in WINDOWED else rows
-        for tensor in node.input:
-            if tensor in made:
+        windowed = node.op_type in WINDOWED
+        height = _set_pads(node, layer, rows) if windowed else rows
+        for i, tensor in enumerate(node.input):
+            if tensor in inside:
                 continue
-            made.add(tensor)
             if tensor in source.weights:
                 graph.initializer.append(source.weights[tensor])
-            else:
-                _, channels, _, width = static_shape(values[tensor]) or (1, 1, 1, 1)
-                graph.input.append(
-                    helper.make_tensor_value_info(tensor, TensorProto.FLOAT, (1, channels, height, width))
-                )
-        made.update(node.output)
+                inside.add(tensor)
+                continue
+            node.input[i] = tensor if windowed else f"{tensor}/row_by_row"
+            _, channels, _, width = static_shape(maps[tensor]) or (1, 1, 1, 1)
+            inputs[node.input[i]] = (1, channels, height, width)
+        inside.update(node.output)
         graph.node.append(node)
     channels, _, width = layer.out_shape
-    graph.output.append(helper.make_tensor_value_info(layer.tensor, TensorProto.FLOAT, (1, channels, rows, width)))
+    graph.input.extend(_float_map(name, shape) for name, shape in inputs.items())
+    graph.output.append(_float_map(layer.tensor, (1, channels, rows, width)))
     return ModelProto(ir_version=source.model.ir_version, opset_import=source.model.opset_import, graph=graph)
+
+
+def _float_map(name: str, shape: tuple[int, ...]) -> ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
 
 def _set_pads(node: NodeProto, layer: Layer, rows: int) -> int:

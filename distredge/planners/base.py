@@ -24,7 +24,9 @@ Progress = Callable[[float, float], None]
 
 @dataclass(frozen=True)
 class Task:
-    """What a planner is asked: `rng` decides every random choice, `budget_s` bounds the time where a planner can use it.
+    """What a planner is asked.
+
+    `rng` decides every random choice; `budget_s` bounds the time where a planner can use it.
 
     Without a budget a planner does a fixed amount of work, so that the same seed gives the same plan.
     """
@@ -68,7 +70,7 @@ def simulator_for(task: Task, scheme: PartitionScheme, scenario: Scenario | None
 
 
 def make_plan(task: Task, strategy: Strategy, method: str, seed: int) -> Plan:
-    """The plan file's value for a strategy, with its prediction; raises `PlanError` if a provider's memory is too small."""
+    """A strategy as a plan, with its prediction; raises `PlanError` if a provider's memory is too small."""
     volumes = tuple(
         VolumePlan(layers=names, cuts=tuple(int(c) for c in cuts))
         for names, cuts in zip(strategy.scheme.volumes, strategy.cuts, strict=True)

@@ -129,13 +129,18 @@ class JointSearch:
         return self._anneal(candidate.locations, candidate.order, candidate.cuts, steps)
 
     def _anneal(
-        self, locations: tuple[int, ...], order: tuple[int, ...], cuts: IntArray, steps: int, warmth: float = START_TEMPERATURE
+        self,
+        locations: tuple[int, ...],
+        order: tuple[int, ...],
+        cuts: IntArray,
+        steps: int,
+        warmth: float = START_TEMPERATURE,
     ) -> Candidate:
         found, latency = anneal(self.simulator(locations, order), cuts, steps, self.task.rng, warmth)
         return Candidate(locations, order, found, latency)
 
     def _keep(self, candidate: Candidate) -> None:
-        """Take a candidate into the pool; of one scheme and order only the two best stay, so that the pool stays wide."""
+        """Take a candidate into the pool, which stays wide: of one scheme and order only the two best stay."""
         same = [c for c in self.pool if (c.locations, c.order) == (candidate.locations, candidate.order)]
         if any(c.key == candidate.key for c in same):
             return
@@ -185,14 +190,15 @@ def candidate_orders(search: JointSearch) -> list[tuple[int, ...]]:
 
 
 def map_cuts(graph: LayerGraph, old: tuple[int, ...], cuts: IntArray, new: tuple[int, ...]) -> IntArray:
-    """`cuts` of the scheme `old` carried over to `new`: each volume takes the proportions of the one its last layer was in."""
+    """`cuts` of the scheme `old` carried over to `new`: each volume is cut as the old one that held its last layer."""
     if old == new:
         return cuts
     ends = [*new[1:], len(graph.layers)]
     heights = np.array([graph.layers[end - 1].height for end in ends])
     source = np.searchsorted(np.array(old), np.array(ends) - 1, side="right") - 1
     fractions = cuts[source] / cuts[source, -1:]
-    return np.rint(fractions * heights[:, None]).astype(np.int64)
+    mapped: IntArray = np.rint(fractions * heights[:, None]).astype(np.int64)
+    return mapped
 
 
 def _move_location(graph: LayerGraph, locations: tuple[int, ...], rng: np.random.Generator) -> tuple[int, ...]:

@@ -66,7 +66,9 @@ class Plan(Frozen):
         if len(set(self.providers)) != len(self.providers):
             raise ValueError("a provider is named twice")
         if self.head_provider not in self.providers:
-            raise ValueError(f"head_provider '{self.head_provider}' is none of the providers {', '.join(self.providers)}")
+            raise ValueError(
+                f"head_provider '{self.head_provider}' is none of the providers {', '.join(self.providers)}"
+            )
         for volume in self.volumes:
             if len(volume.cuts) != len(self.providers) + 1:
                 raise ValueError(
@@ -95,17 +97,25 @@ class Plan(Frozen):
         reached = 0
         for item in self.volumes:
             if item.layers != graph.names(reached, reached + len(item.layers)):
-                raise PlanError(f"volume {item.layers[0]}..{item.layers[-1]} does not continue at layer {reached} of '{graph.name}'")
+                raise PlanError(f"volume {_span(item)} does not continue at layer {reached} of '{graph.name}'")
             if reached not in graph.partition_points:
-                raise PlanError(f"'{graph.name}' cannot be partitioned before layer {item.layers[0]}: more than one tensor crosses there")
+                raise PlanError(
+                    f"'{graph.name}' cannot be partitioned before {item.layers[0]}: more than one tensor crosses there"
+                )
             volume = Volume(graph, reached, reached + len(item.layers))
             if item.cuts[-1] != volume.height:
-                raise PlanError(f"cuts of volume {item.layers[0]}..{item.layers[-1]} must end with its height {volume.height}, got {item.cuts[-1]}")
+                raise PlanError(
+                    f"cuts of volume {_span(item)} must end with its height {volume.height}, got {item.cuts[-1]}"
+                )
             reached = volume.stop
             volumes.append(volume)
         if reached != len(graph.layers):
             raise PlanError(f"the plan ends before layer {graph.layers[reached].name} of '{graph.name}'")
         return BoundPlan(self, graph, tuple(volumes))
+
+
+def _span(item: VolumePlan) -> str:
+    return f"{item.layers[0]}..{item.layers[-1]}"
 
 
 class BoundPlan:

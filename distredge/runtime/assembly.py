@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distredge.engine.base import FloatRows
+from distredge.engine.emulated import zeros
 from distredge.geometry.interval import Interval
 from distredge.runtime.message import MessageError, RowsChunk, Stage, Wire, packed_bytes, unpack
 
@@ -41,13 +42,17 @@ class Assembly:
     """Gathers, for each frame and stage, the rows that the stage needs, and hands them over once all are there.
 
     `ready` is called with (frame, boundary, input) by the thread that brought the last rows. Rows of a frame are
-    freed as soon as they have been handed over.
+    freed as soon as they have been handed over. An emulated provider needs to know when all are there, but not what
+    they hold: with `values` False they are counted and zeros handed over.
     """
 
-    def __init__(self, stages: Iterable[Stage], wire: Wire, ready: Callable[[int, int, FloatRows], None]) -> None:
+    def __init__(
+        self, stages: Iterable[Stage], wire: Wire, ready: Callable[[int, int, FloatRows], None], values: bool = True
+    ) -> None:
         self._stages = {stage.boundary: stage for stage in stages}
         self._wire: Wire = wire
         self._ready = ready
+        self._values = values
         self._blocks = Blocks()
         self._lock = Lock()
         self._open: dict[tuple[int, int], tuple[FloatRows, npt.NDArray[np.bool_]]] = {}
@@ -62,7 +67,8 @@ class Assembly:
         key = (chunk.frame, chunk.boundary, chunk.rows)
         block = self._blocks.add(key, chunk.offset, payload, packed_bytes(shape, self._wire))
         if block is not None:
-            self.add_rows(chunk.frame, chunk.boundary, rows, unpack(block, self._wire, chunk.scale, shape))
+            whole = unpack(block, self._wire, chunk.scale, shape) if self._values else zeros(shape)
+            self.add_rows(chunk.frame, chunk.boundary, rows, whole)
 
     def add_rows(self, frame: int, boundary: int, rows: Interval, block: FloatRows) -> None:
         """Take rows of the tensor at a boundary, all of which its stage needs."""
@@ -70,7 +76,8 @@ class Assembly:
             x, there = self._opened(frame, boundary)
             first = self._stages[boundary].input[0]
             here = slice(rows.start - first, rows.stop - first)
-            x[:, :, here] = block
+            if self._values:
+                x[:, :, here] = block
             there[here] = True
             complete = bool(there.all())
             if complete:
@@ -83,6 +90,8 @@ class Assembly:
         if key not in self._open:
             if len({number for number, _ in self._open} | {frame}) > MAX_IN_FLIGHT:
                 raise MessageError(f"more than {MAX_IN_FLIGHT} frames are under way")
-            shape = self._stages[boundary].in_shape
-            self._open[key] = np.empty((1, *shape), dtype=np.float32), np.zeros(shape[1], dtype=np.bool_)
+            channels, rows, width = self._stages[boundary].in_shape
+            shape = (1, channels, rows, width)
+            x = np.empty(shape, dtype=np.float32) if self._values else zeros(shape)
+            self._open[key] = x, np.zeros(rows, dtype=np.bool_)
         return self._open[key]

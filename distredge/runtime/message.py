@@ -186,11 +186,16 @@ def decode(frames: list[bytes]) -> tuple[Message, bytes]:
 
 
 def pack(array: npt.NDArray[np.float32], wire: Wire) -> tuple[memoryview, float]:
-    """An array's bytes for the wire and the scale to multiply them with; int8 is symmetric about zero."""
+    """An array's bytes for the wire and the scale to multiply them with; int8 is symmetric about zero.
+
+    An emulated board's zeros, which have no strides, are not converted: a real one does that while it computes.
+    """
     scale = 1.0
-    if wire == "int8":
+    if not any(array.strides):
+        packed: npt.NDArray[np.generic] = np.zeros(array.size, dtype=wire)
+    elif wire == "int8":
         scale = float(np.abs(array).max()) / 127.0 or 1.0
-        packed: npt.NDArray[np.generic] = np.rint(array / scale).astype(np.int8)
+        packed = np.rint(array / scale).astype(np.int8)
     else:
         packed = np.ascontiguousarray(array, dtype=wire)
     return packed.reshape(-1).view(np.uint8).data, scale

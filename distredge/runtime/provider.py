@@ -45,6 +45,9 @@ MAX_ELEMENTS = 2**29
 
 _POLL_S = 0.1
 
+_SWITCH_S = 0.0005
+"""A thread that has something to pass on waits no longer than this for another one to let it."""
+
 log = logging.getLogger(__name__)
 
 
@@ -217,6 +220,7 @@ def serve_provider(
     `announce` is called with the address once it listens. Raises `InputError` if it cannot.
     """
     provider = Provider(name, listen, Keys.load(keys_folder, name) if keys_folder else None)
+    sys.setswitchinterval(_SWITCH_S)
     stop = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

@@ -12,6 +12,7 @@ import math
 import queue
 import socket as sockets
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from threading import Thread
@@ -102,27 +103,25 @@ class Inbox:
         self.address = self._socket.get_string(zmq.LAST_ENDPOINT).removeprefix("tcp://")
         self.bytes_in = 0
         self.rejected = 0
-        self._rate_mbps = math.inf
-        self._free = self._empty_until = 0.0
+        self._rate_mbps, self._free = math.inf, 0.0
+        self._under_way: deque[tuple[float, Message, bytes]] = deque()
 
     def shape(self, rate_mbps: float) -> None:
         """From now on deliver payload no faster than a link of this rate; infinite: as it comes."""
         self._rate_mbps, self._free, self.bytes_in = rate_mbps, 0.0, 0
 
     def receive(self, timeout_s: float) -> tuple[Message, bytes] | None:
-        """The next message, or None if none comes in time or what comes is none (it is counted and dropped)."""
-        if not self._socket.poll(0):
-            waiting = self._socket.poll(math.ceil(timeout_s * 1000))
-            self._empty_until = time.monotonic()
-            if not waiting:
+        """The next message, or None if none comes in time."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            self._take_in()
+            now = time.monotonic()
+            due = self._under_way[0][0] if self._under_way else math.inf
+            if due <= now:
+                return self._under_way.popleft()[1:]
+            if deadline <= now:
                 return None
-        try:
-            message, payload = decode(self._socket.recv_multipart())
-        except MessageError as exc:
-            self.reject(exc)
-            return None
-        self._deliver(len(payload))
-        return message, payload
+            self._wait(min(due, deadline) - now)
 
     def reject(self, reason: MessageError) -> None:
         """Count a message that cannot be used."""
@@ -133,17 +132,33 @@ class Inbox:
         """Close the socket."""
         self._socket.close()
 
-    def _deliver(self, payload_bytes: int) -> None:
-        """Wait until a link of the set rate would have delivered the payload.
+    def _take_in(self) -> None:
+        """Move what has arrived behind what is under way, first come, first served.
 
-        What was queued behind the last payload arrived, for all we know, as soon as the link was free: the moment
-        at which this thread got to it is later and would add up.
+        On a shaped link all of it: the socket would serve its connections in turn, whatever came first. A message
+        without payload takes no time and overtakes the others.
         """
-        self.bytes_in += payload_bytes
-        if payload_bytes and math.isfinite(self._rate_mbps):
-            arrived = max(self._empty_until, self._free)
-            self._free = arrived + occupancy_ms(payload_bytes, self._rate_mbps) / 1000.0
-            sleep_until(self._free)
+        shaped = math.isfinite(self._rate_mbps)
+        while (shaped or not self._under_way) and self._socket.poll(0):
+            try:
+                message, payload = decode(self._socket.recv_multipart())
+            except MessageError as exc:
+                self.reject(exc)
+                continue
+            self.bytes_in += len(payload)
+            now = time.monotonic()
+            if payload and shaped:
+                self._free = max(now, self._free) + occupancy_ms(len(payload), self._rate_mbps) / 1000.0
+                self._under_way.append((self._free, message, payload))
+            else:
+                self._under_way.appendleft((now, message, payload))
+
+    def _wait(self, seconds: float) -> None:
+        """Wait so long or until something arrives; the socket's own clock knows whole milliseconds only."""
+        if seconds >= 0.001:
+            self._socket.poll(int(seconds * 1000.0))
+        else:
+            time.sleep(seconds)
 
 
 @dataclass(frozen=True)

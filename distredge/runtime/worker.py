@@ -60,7 +60,7 @@ class Session:
         self.over = False
         self.compute_ms = 0.0
         self.rows = 0
-        self.assembly = Assembly(setup.stages, setup.wire, self._input_ready)
+        self.assembly = Assembly(setup.stages, setup.wire, self._input_ready, values=setup.emulation is None)
         self._name, self._worker, self._sender, self._store = name, worker, sender, store
         self._stages = {stage.boundary: stage for stage in setup.stages}
         self._engines: Engines = {}

@@ -8,9 +8,9 @@ last part is done. The last volume's rows are gathered at the head provider, who
 Links are a tandem of fluid queues. A message of `B` bytes that starts at `s` occupies the uplink until
 `e = s + B * up`, and the receiver's downlink, free from `t0` on, has passed on all `k` messages at
 
-    max( t0 + B_all * down,                                          the downlink was never idle since t0
-         max_k  s_k + q_k * up_k + (B_all - A(s_k + q_k * up_k)) * down,   it was last idle when message k came
-         max_k  e_k + q_k * down )                                   the last quantum passes both links in turn
+    max( t0 + B_all * down,                                     the downlink was never idle since t0
+         max_k  s_k + q_k * up_k + (B_all - A(s_k + q_k * up_k)) * down,    last idle when message k came
+         max_k  e_k + q_k * down )                              the last quantum passes both links in turn
 
 where `A(t)` are the bytes of the other messages that have arrived by `t`, in whole quanta, and `q_k = min(quantum, B_k)`.
 The first two are the exit time of a first-come-first-served queue (Reich's formula) with idle periods looked for where

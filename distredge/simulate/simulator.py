@@ -46,7 +46,7 @@ class Simulator:
         array = np.asarray(cuts)
         shape = (len(self.heights), self.providers + 1)
         if array.ndim != 3 or array.shape[1:] != shape or not np.issubdtype(array.dtype, np.integer):
-            raise PlanError(f"cuts must be integers of shape (batch, {shape[0]}, {shape[1]}), got {array.dtype} {array.shape}")
+            raise PlanError(f"cuts must be integers (batch, {shape[0]}, {shape[1]}), got {array.dtype} {array.shape}")
         array = np.ascontiguousarray(array, dtype=np.int64)
         wrong = kernel.first_invalid(self.heights, array)
         if wrong >= 0:

@@ -26,7 +26,7 @@ def capability(simulator: Simulator) -> FloatArray:
 
 
 def starts(simulator: Simulator) -> IntArray:
-    """(n, volumes, providers + 1): the best k providers in proportion to their capability, k = 1, 2, ...; and equal parts."""
+    """(n, volumes, providers + 1): equal parts, and the best k providers by capability, k = 1, 2, ..."""
     rates = capability(simulator)
     ranking = np.argsort(-rates, kind="stable")
     found = [simulator.equal_cuts()]

@@ -22,7 +22,9 @@ REQUESTER = "requester"
 
 @dataclass(frozen=True)
 class Transfer:
-    """Rows on their way to the provider that needs them for `volume` (the number of volumes: the head; one more: the result).
+    """Rows on their way to the provider that needs them for `volume`.
+
+    `volume` is the number of volumes for the head, one more for the result.
 
     The sender's uplink is busy from `start_ms` to `sent_ms`.
     """
@@ -83,7 +85,10 @@ class Timeline:
             compute[item.provider] += item.compute_ms
             transfer[item.provider] += item.receive_ms
         return Prediction(
-            latency_ms=self.latency_ms, ips=1000.0 / self.latency_ms, compute_ms=dict(compute), transfer_ms=dict(transfer)
+            latency_ms=self.latency_ms,
+            ips=1000.0 / self.latency_ms,
+            compute_ms=dict(compute),
+            transfer_ms=dict(transfer),
         )
 
 
@@ -126,13 +131,21 @@ class _Run:
             came = m.start_ms + quantum * self.nodes[m.sender].per_byte
             exits.append(m.sent_ms + quantum * down)
             if came > node.downlink_free:
-                before = sum(_arrived_by(came, other, self.nodes[other.sender].per_byte) for other in messages if other is not m)
+                before = sum(
+                    _arrived_by(came, other, self.nodes[other.sender].per_byte) for other in messages if other is not m
+                )
                 exits.append(came + (total - before) * down)
         node.downlink_free = max(exits)
         return node.downlink_free + MESSAGE_MS
 
     def compute(
-        self, volume: int, provider: str, rows: Interval, messages: list[Transfer], compute_ms: float, redundant_rows: int
+        self,
+        volume: int,
+        provider: str,
+        rows: Interval,
+        messages: list[Transfer],
+        compute_ms: float,
+        redundant_rows: int,
     ) -> None:
         """Wait for the messages and for the provider's last part, then compute."""
         node = self.nodes[provider]

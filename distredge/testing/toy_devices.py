@@ -38,11 +38,15 @@ class ToyProfile(Profile):
 
 
 def toy_scenario(
-    profiles: list[ToyProfile], mbps: list[float], requester_mbps: float | None = None, element_bytes: Literal[1, 2, 4] = 2
+    profiles: list[ToyProfile],
+    mbps: list[float],
+    requester_mbps: float | None = None,
+    element_bytes: Literal[1, 2, 4] = 2,
 ) -> Scenario:
     """A scenario with providers d0, d1, ..."""
     providers = tuple(
-        Provider(name=f"d{i}", profile=p.name, bandwidth_mbps=rate) for i, (p, rate) in enumerate(zip(profiles, mbps, strict=True))
+        Provider(name=f"d{i}", profile=p.name, bandwidth_mbps=rate)
+        for i, (p, rate) in enumerate(zip(profiles, mbps, strict=True))
     )
     scenario = Scenario(
         name="toy", requester=Requester(bandwidth_mbps=requester_mbps), providers=providers, element_bytes=element_bytes
@@ -66,5 +70,7 @@ def random_scenario(rng: np.random.Generator, providers: int) -> Scenario:
 def random_cuts(rng: np.random.Generator, heights: IntArray, providers: int, batch: int) -> IntArray:
     """(batch, volumes, providers + 1) valid cuts, with empty parts among them."""
     inner = np.sort(rng.random((batch, len(heights), providers - 1)) * 1.3 - 0.15, axis=2)
-    edges = np.concatenate([np.zeros((batch, len(heights), 1)), inner.clip(0, 1), np.ones((batch, len(heights), 1))], axis=2)
+    edges = np.concatenate(
+        [np.zeros((batch, len(heights), 1)), inner.clip(0, 1), np.ones((batch, len(heights), 1))], axis=2
+    )
     return np.rint(edges * heights[None, :, None]).astype(np.int64)

@@ -133,4 +133,4 @@ def test_any_layer_can_be_timed_alone_at_any_number_of_rows(
         feeds = {i.name: rng.random(i.shape, dtype=np.float32) for i in alone.get_inputs()}
         channels, _, width = layer.out_shape
         assert alone.run(None, feeds)[0].shape == (1, channels, rows, width)
-        assert len(feeds) == len({i.source for i in layer.inputs})
+        assert len(feeds) == len({(i.source, i.window) for i in layer.inputs})

@@ -81,7 +81,7 @@ def test_score_by_hand(tmp_path: Path) -> None:
             sent += (part.input.size - part.input.overlap(held).size) * graph.input_rows(volume.start)[1]
     pure = [SplitScore(graph, 2, 1, alpha, rng(7)) for alpha in (0.0, 1.0)]
     layerwise, whole = graph.partition_points, (0,)
-    for score, mine in zip(pure, (operations, sent), strict=True):
+    for score in pure:
         unit = abs(score.scheme(whole) - score.scheme(layerwise))
         assert unit == pytest.approx(1.0)  # the range between the extreme schemes
     ratio = pure[0].scheme((0, middle)) / pure[0].scheme(whole)
@@ -94,7 +94,9 @@ def test_score_by_hand(tmp_path: Path) -> None:
     assert ratio == pytest.approx(operations / everything)
     first = Volume(graph, 0, len(graph.layers))
     entering = sum(first.part(o).input.size for o in (Interval(0, cuts[1]), Interval(cuts[1], first.height)) if o.size)
-    assert pure[1].scheme((0, middle)) / pure[1].scheme(whole) == pytest.approx(sent / (entering * graph.input_rows(0)[1]))
+    assert pure[1].scheme((0, middle)) / pure[1].scheme(whole) == pytest.approx(
+        sent / (entering * graph.input_rows(0)[1])
+    )
 
 
 @pytest.mark.parametrize(("alpha", "samples", "word"), [(1.1, 100, "alpha"), (-0.1, 100, "alpha"), (0.5, 0, "samples")])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,7 +34,9 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> LayerGraph:
 def test_conformance(graph: LayerGraph, method: str, providers: int) -> None:
     scenario = random_scenario(np.random.default_rng(providers), providers)
     told: list[tuple[float, float]] = []
-    task = make_task(graph, scenario, 0, 0.5 if method == "search" else None, lambda share, best: told.append((share, best)))
+    task = make_task(
+        graph, scenario, 0, 0.5 if method == "search" else None, lambda share, best: told.append((share, best))
+    )
     strategy = planner(method).plan(task)
     made = make_plan(task, strategy, method, 0)
     simulator = Simulator(graph, strategy.scenario, strategy.scheme)
@@ -52,7 +53,10 @@ def test_conformance(graph: LayerGraph, method: str, providers: int) -> None:
 @pytest.mark.parametrize("method", ["offload", "equal"])
 def test_same_seed_same_plan(graph: LayerGraph, method: str) -> None:
     scenario = random_scenario(np.random.default_rng(5), 3)
-    assert plan(graph, scenario, method, seed=1).model_dump_json() == plan(graph, scenario, method, seed=1).model_dump_json()
+    assert (
+        plan(graph, scenario, method, seed=1).model_dump_json()
+        == plan(graph, scenario, method, seed=1).model_dump_json()
+    )
 
 
 def test_search_without_a_budget_is_repeatable_and_never_worse_than_the_yardsticks(graph: LayerGraph) -> None:
@@ -70,7 +74,10 @@ def optimum(graph: LayerGraph, scenario: Scenario, locations: tuple[int, ...]) -
     """Least latency over all cuts of two providers."""
     simulator = Simulator(graph, scenario, PartitionScheme(graph, locations))
     every = itertools.product(*(range(h + 1) for h in simulator.heights))
-    return min(simulator.evaluate([[[0, c, int(h)] for c, h in zip(choice, simulator.heights, strict=True)]])[0] for choice in every)
+    return min(
+        simulator.evaluate([[[0, c, int(h)] for c, h in zip(choice, simulator.heights, strict=True)]])[0]
+        for choice in every
+    )
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -100,7 +107,12 @@ def test_map_cuts_keeps_proportions() -> None:
     cuts = np.array([[0, 28, 56], [0, 7, 7]])
     mapped = map_cuts(graph, (0, 6), cuts, (0, 3, 6, 10))
     heights = [graph.layers[e - 1].height for e in (3, 6, 10, 18)]
-    assert mapped.tolist() == [[0, heights[0] // 2, heights[0]], [0, heights[1] // 2, heights[1]], [0, 28, 28], [0, 7, 7]]
+    assert mapped.tolist() == [
+        [0, heights[0] // 2, heights[0]],
+        [0, heights[1] // 2, heights[1]],
+        [0, 28, 28],
+        [0, 7, 7],
+    ]
 
 
 def test_unknown_method_names_the_nearest() -> None:

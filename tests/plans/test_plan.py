@@ -65,7 +65,9 @@ def test_the_shipped_schema_is_the_plans_and_accepts_it(graph: LayerGraph) -> No
         ({"schema_version": 2}, "schema_version"),
     ],
 )
-def test_a_malformed_plan_is_refused_in_one_line(graph: LayerGraph, tmp_path: Path, change: dict[str, object], message: str) -> None:
+def test_a_malformed_plan_is_refused_in_one_line(
+    graph: LayerGraph, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
     data = {**json.loads(plan_for(graph).model_dump_json()), **change}
     (tmp_path / "plan.json").write_text(json.dumps(data))
     with pytest.raises(PlanError, match=message) as caught:
@@ -117,7 +119,9 @@ def test_rows_of_each_provider(graph: LayerGraph) -> None:
     assert bound.owned(0, 1) == Interval(1, height)
     assert bound.needs(0, 0).start == 0
     assert bound.needs(0, 1).stop == graph.input_shape[2]
-    empty = plan_for(graph, volumes=(VolumePlan(layers=graph.names(0, len(graph.layers)), cuts=(0, 0, height)),)).bind(graph)
+    empty = plan_for(graph, volumes=(VolumePlan(layers=graph.names(0, len(graph.layers)), cuts=(0, 0, height)),)).bind(
+        graph
+    )
     assert empty.needs(0, 0).size == 0
 
 
@@ -127,7 +131,9 @@ def test_a_plan_that_does_not_fit_memory_is_refused(graph: LayerGraph) -> None:
     check_memory(bound, roomy)
     asked = memory_mb(bound, "d1")
     assert asked >= graph.params * 4 / 1e6  # every weight, and the head's
-    tight = roomy.model_copy(update={"providers": tuple(p.model_copy(update={"memory_mb": asked * 0.99}) for p in roomy.providers)})
+    tight = roomy.model_copy(
+        update={"providers": tuple(p.model_copy(update={"memory_mb": asked * 0.99}) for p in roomy.providers)}
+    )
     with pytest.raises(PlanError, match="MB on provider 'd1'"):
         check_memory(bound, tight)
 

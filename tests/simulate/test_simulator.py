@@ -45,7 +45,8 @@ def plan_of(simulator: Simulator, cuts: np.ndarray) -> BoundPlan:
         scenario=simulator.scenario.name,
         providers=names,
         volumes=tuple(
-            VolumePlan(layers=v, cuts=tuple(int(x) for x in c)) for v, c in zip(simulator.scheme.volumes, cuts, strict=True)
+            VolumePlan(layers=v, cuts=tuple(int(x) for x in c))
+            for v, c in zip(simulator.scheme.volumes, cuts, strict=True)
         ),
         head_provider=names[int(np.argmax(np.diff(cuts[-1])))],
     )
@@ -91,7 +92,7 @@ def test_offload_by_hand(folder: Path) -> None:
 
 
 def test_two_senders_share_the_receivers_link(folder: Path) -> None:
-    """Two equal parts gathered at a third device: its downlink is the bottleneck and carries both, one after the other."""
+    """Two equal parts gathered at a third device: its downlink is the bottleneck and carries one after the other."""
     graph = load_model(save_model(chain(np.random.default_rng(1)), folder))
     last = graph.layers[-1]
     points = graph.partition_points
@@ -131,7 +132,14 @@ def test_invalid_cuts_are_refused(folder: Path) -> None:
     graph = load_model(save_model(chain(np.random.default_rng(2)), folder))
     simulator = Simulator(graph, random_scenario(np.random.default_rng(0), 2), PartitionScheme(graph, (0,)))
     height = int(simulator.heights[0])
-    for bad in ([[[0, 2, height + 1]]], [[[1, 2, height]]], [[[0, height, 2]]], [[[0, -1, height]]], [[[0, height]]], [[0, 2, height]]):
+    for bad in (
+        [[[0, 2, height + 1]]],
+        [[[1, 2, height]]],
+        [[[0, height, 2]]],
+        [[[0, -1, height]]],
+        [[[0, height]]],
+        [[0, 2, height]],
+    ):
         with pytest.raises(PlanError, match="cuts"):
             simulator.evaluate(bad)
     with pytest.raises(PlanError, match="integers"):
@@ -149,7 +157,7 @@ def quanta_latency(bound: BoundPlan, scenario: Scenario, quantum: int) -> float:
 
 
 class _Quanta:
-    """An event-driven simulation, written independently of the package's: each link serves quanta in order of arrival."""
+    """An event-driven simulation, independent of the package's: each link serves quanta in order of arrival."""
 
     def __init__(self, bound: BoundPlan, scenario: Scenario, quantum: int) -> None:
         self.quantum = quantum
@@ -263,7 +271,7 @@ class _Quanta:
 
 @pytest.mark.parametrize("quantum", [64, QUANTUM_BYTES])
 def test_links_agree_with_queues_of_quanta(quantum: int) -> None:
-    """Messages of many quanta (64 bytes) and of few: equal to an event-driven simulation of every quantum in most cases,
+    """Messages of many quanta (64 bytes) and of few: equal to an event-driven simulation of each quantum in most cases,
     within 2 % in nine of ten; the rest are messages of different boundaries that meet at one link."""
     gaps = []
     for seed in range(60):

@@ -1,0 +1,127 @@
+"""DistrEdge itself: a partition scheme, then split decisions by an agent that is trained on the simulator (OSDS)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from distredge.agents.checkpoint import BestPlan, read_best
+from distredge.agents.settings import Screen, load_settings
+from distredge.errors import DependencyError, InputError
+from distredge.partitioning.lcpss import ALPHA, SAMPLES, lcpss
+from distredge.planners.base import Planner, Strategy, Task, simulator_for
+from distredge.planners.search import JointSearch, candidate_orders, candidate_schemes
+from distredge.plans.scheme import PartitionScheme
+from distredge.scenario import Scenario
+from distredge.simulate.kernel import IntArray
+
+if TYPE_CHECKING:
+    from distredge.agents.training import TrainingResult
+
+SCREEN_PROGRESS = 0.1
+"""Share of the reported progress that stands for what comes before the training."""
+
+
+class Osds(Planner):
+    """The preset `default`: a short search chooses scheme and order, then an agent is trained on the winner."""
+
+    name = "osds"
+
+    def plan(self, task: Task) -> Strategy:
+        """The best plan that search and agent have seen."""
+        return train_planner(task, "default")[0]
+
+
+class OsdsPaper(Planner):
+    """The preset `paper`: LC-PSS at alpha 0.75 with 100 samples, then Algorithm 2 to the letter.
+
+    Its result is reported as it is.
+    """
+
+    name = "osds-paper"
+
+    def plan(self, task: Task) -> Strategy:
+        """The best plan of 4000 episodes, or of as many as the budget allows."""
+        return train_planner(task, "paper")[0]
+
+
+class _Ground(NamedTuple):
+    """What an agent is trained on; `seeds` (n, volumes, providers + 1) are plans known already, maybe none."""
+
+    scheme: PartitionScheme
+    scenario: Scenario
+    seeds: IntArray | None = None
+
+
+def train_planner(
+    task: Task, preset: str | Path = "default", out: Path | None = None, resume: bool = False
+) -> tuple[Strategy, TrainingResult]:
+    """Choose a scheme and an order of the providers, train an agent on them, and return the best plan.
+
+    `preset` is a shipped one (`default`, `paper`) or a YAML file of settings. `out` is where the training keeps its
+    files (see `distredge/agents/checkpoint.py`); with `resume` it goes on with what it finds there. Raises
+    `DependencyError` without torch and stable-baselines3, `InputError` if there is nothing that fits to resume.
+    """
+    train = _trainer()
+    began = time.perf_counter()
+    settings = load_settings(preset)
+    if len(task.scenario.providers) < 2:
+        raise InputError(
+            f"scenario '{task.scenario.name}' has one provider, there is nothing to split: use --method offload"
+        )
+    if resume and out is None:
+        raise InputError("to resume a training, say where it is: --out DIR")
+    if resume and out is not None:
+        ground = _resumed(task, read_best(out))
+    elif settings.screen is not None:
+        ground = _screened(task, settings.screen)
+    else:
+        ground = _Ground(lcpss(task.graph, len(task.scenario.providers), ALPHA, SAMPLES, task.rng), task.scenario)
+    left = None if task.budget_s is None else max(0.0, task.budget_s - (time.perf_counter() - began))
+    result = train(
+        simulator_for(task, ground.scheme, ground.scenario),
+        settings,
+        task.rng,
+        budget_s=left,
+        seeds=ground.seeds,
+        out=out,
+        resume=resume,
+        progress=lambda share, ms: task.progress(SCREEN_PROGRESS + (1.0 - SCREEN_PROGRESS) * share, ms),
+    )
+    return Strategy(ground.scheme, ground.scenario, result.best_cuts, result.best_latency_ms), result
+
+
+def _trainer():  # type: ignore[no-untyped-def]
+    """`distredge.agents.osds.train`, whose libraries are heavy and optional."""
+    try:
+        from distredge.agents.osds import train
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").startswith("distredge"):
+            raise
+        raise DependencyError("training an agent", str(exc.name), "train") from exc
+    return train
+
+
+def _screened(task: Task, screen: Screen) -> _Ground:
+    """The scheme and order that a short search likes best; its plans for them are the seeds, if they are wanted."""
+    share = None if task.budget_s is None else task.budget_s * screen.share
+    search = JointSearch(replace(task, budget_s=share))
+    search.screen(candidate_schemes(task.graph, task.scenario, task.rng), candidate_orders(search))
+    best = search.pool[0]
+    task.progress(SCREEN_PROGRESS, best.latency_ms)
+    plans = [c.cuts for c in search.pool if (c.locations, c.order) == (best.locations, best.order)]
+    scheme = PartitionScheme(task.graph, best.locations)
+    return _Ground(scheme, task.scenario.reordered(best.order), np.stack(plans) if screen.seed_elites else None)
+
+
+def _resumed(task: Task, best: BestPlan) -> _Ground:
+    """What the training was about that is resumed; raises `InputError` if that was another model or other providers."""
+    names = task.scenario.provider_names
+    if best.model_sha256 != task.graph.sha256 or sorted(best.providers) != sorted(names):
+        raise InputError("the training to resume is of another model or other providers: give those, or another folder")
+    order = tuple(names.index(name) for name in best.providers)
+    return _Ground(PartitionScheme(task.graph, best.locations), task.scenario.reordered(order))
