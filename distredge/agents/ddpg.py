@@ -98,6 +98,7 @@ class SplitDdpg(DDPG):
         with torch.no_grad():
             for actor in (self.actor, self.actor_target):
                 last = actor.mu[-2]  # before the tanh
+                assert isinstance(last, torch.nn.Linear)
                 last.weight.mul_(factor)
                 last.bias.mul_(factor)
 
@@ -141,7 +142,7 @@ class SplitDdpg(DDPG):
             target = torch.maximum(batch.rewards + (1.0 - batch.dones) * self.gamma * ahead, batch.floor)
         loss = functional.mse_loss(self.critic(batch.observations, batch.actions)[0], target)
         self.critic.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.critic.optimizer.step()
         return loss.item()
 
@@ -153,7 +154,7 @@ class SplitDdpg(DDPG):
             distance = (actions[-count:] - batch.actions[-count:]).square().mean(dim=1, keepdim=True)
             loss = loss + (batch.pull * distance).mean()
         self.actor.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.actor.optimizer.step()
         return loss.item()
 
@@ -164,11 +165,11 @@ class SplitDdpg(DDPG):
         observations, actions, following, dones, rewards = recent[:5]
         plain = (observations, actions, following, dones, rewards, none)
         if self.elites is None or self.settings.elites is None or len(self.elites) == 0:
-            return Batch(*plain, torch.zeros((0, 1)))
+            return Batch(*plain, pull=torch.zeros((0, 1)))
         table = self._elite_table(self.elites, self.settings.elites)
         rows = torch.from_numpy(self._rng.integers(len(table[0]), size=self.settings.elites.batch))
         *extra, pull = (column[rows] for column in table)
-        return Batch(*(torch.cat(pair) for pair in zip(plain, extra, strict=True)), pull)
+        return Batch(*[torch.cat(pair) for pair in zip(plain, extra, strict=True)], pull=pull)
 
     def _elite_table(self, elites: ElitePool, settings: Elites) -> tuple[torch.Tensor, ...]:
         """The elites' transitions, one a row, in the order of `Batch`; made anew when the pool has changed."""

@@ -9,11 +9,11 @@ import numpy.typing as npt
 
 from distredge.agents.elites import ElitePool
 from distredge.agents.settings import EpsilonNoise, Settings, SpreadNoise
+from distredge.envs.encode import Float32Array
+from distredge.simulate.kernel import FloatArray
 
 FEW = 2.0
 """Cuts, on average, that are moved in a step of a sparse episode."""
-
-Float32Array = npt.NDArray[np.float32]
 
 
 class Exploration(ABC):
@@ -48,25 +48,32 @@ class EpsilonExploration(Exploration):
         self._rng = rng
 
     def vary(self, episode: int, volume: int, actions: Float32Array) -> Float32Array:
+        """See `Exploration`."""
         noisy = self._rng.random(len(actions)) < self.level(episode)
         noise = self._rng.normal(0.0, self._sigma, actions.shape)
         return (actions + noise * noisy[:, None]).astype(np.float32)
 
     def level(self, episode: int) -> float:
+        """See `Exploration`."""
         return epsilon(episode, self._delta)
 
 
 class SpreadExploration(Exploration):
-    """Noise of another size in each environment, part of it shared by an episode's steps; some episodes vary an elite."""
+    """Noise of another size in each environment, part of it shared by an episode's steps.
+
+    Some episodes vary an elite plan instead of the policy's; in some, few cuts are moved instead of all shares.
+    """
 
     def __init__(self, settings: SpreadNoise, elites: ElitePool | None, rng: np.random.Generator) -> None:
         self._settings = settings
         self._elites = elites
         self._rng = rng
-        self._shared = self._sparse = np.zeros((0, 0))
-        self._guides: tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]] | None = None
+        self._shared: FloatArray = np.zeros((0, 0))
+        self._sparse: npt.NDArray[np.bool_] = np.zeros((0, 1), dtype=bool)
+        self._guides: tuple[npt.NDArray[np.bool_], Float32Array] | None = None
 
     def vary(self, episode: int, volume: int, actions: Float32Array) -> Float32Array:
+        """See `Exploration`."""
         if volume == 0:
             self._begin(actions.shape)
         if self._guides is not None:
@@ -74,16 +81,18 @@ class SpreadExploration(Exploration):
             actions = np.where(guided[:, None], plans[:, volume], actions)
         share = self._settings.shared
         noise = share**0.5 * self._shared + (1.0 - share) ** 0.5 * self._draw(actions.shape)
-        return np.clip(actions + self._sizes(len(actions)) * noise, -1.0, 1.0).astype(np.float32)
+        varied: Float32Array = np.clip(actions + self._sizes(len(actions)) * noise, -1.0, 1.0).astype(np.float32)
+        return varied
 
     def level(self, episode: int) -> float:
+        """See `Exploration`."""
         return float(self._sizes(32).mean())
 
-    def _sizes(self, count: int) -> npt.NDArray[np.float64]:
+    def _sizes(self, count: int) -> FloatArray:
         return np.geomspace(self._settings.smallest, self._settings.largest, count)[:, None]
 
-    def _draw(self, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
-        """Noise of unit size: on each share of its own or, in sparse episodes, on a few cuts, from one neighbour to the other."""
+    def _draw(self, shape: tuple[int, ...]) -> FloatArray:
+        """Noise of unit size: on each share or, in sparse episodes, on a few cuts, from one neighbour to the other."""
         moves = self._rng.normal(0.0, 1.0, shape) * (self._rng.random(shape) < FEW / shape[1])
         return np.where(self._sparse, moves - np.roll(moves, 1, axis=1), self._rng.normal(0.0, 1.0, shape))
 

@@ -87,6 +87,7 @@ class Screen(Frozen):
     """Before the training, a short search chooses partition scheme and order of the providers (not in the paper)."""
 
     share: float = Field(gt=0, lt=1, description="of a time budget; without one, a fixed number of evaluations")
+    rounds: int = Field(ge=0, description="variations of the best candidates when there is no time budget")
     seed_elites: bool = Field(description="whether the agent's elites begin with the plans that the search found")
 
 

@@ -120,7 +120,7 @@ class Training:
         return self._result(interrupted)
 
     def share(self) -> float:
-        """Share of the training that is done, in [0, 1]: of the episodes, of the time, whatever is nearer to its end."""
+        """Share of the training that is done, in [0, 1]: of the episodes, or of the time if there is a budget."""
         done = self.episodes / self.settings.episodes
         if self._budget_s is None:
             return min(1.0, done)

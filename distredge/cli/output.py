@@ -18,7 +18,10 @@ from distredge.planners.base import Progress as PlannerProgress
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Decides every random choice.")]
 
-console = Console(highlight=False)
+_WIDTH = None if sys.stdout.isatty() else 120
+"""Of tables in a file or pipe, whose reader's width is unknown."""
+
+console = Console(highlight=False, width=_WIDTH)
 errors = Console(stderr=True, highlight=False)
 
 

@@ -77,7 +77,9 @@ def train(
     model: Model,
     scenario: ScenarioName,
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, logs and the best plan.")],
-    preset: Annotated[str, typer.Option(help="paper: to the letter; default: what learns well.")] = "default",
+    preset: Annotated[
+        str, typer.Option(help="default: what learns well; paper: to the letter; or a YAML file.")
+    ] = "default",
     budget_s: Budget = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the folder.")] = False,
     as_json: JsonFlag = False,
@@ -87,13 +89,13 @@ def train(
 
     Example: distredge train vgg16 --scenario db-50 --out runs/db-50 --budget-s 60
     """
-    from distredge.planners.distredge import METHOD_OF_PRESET, train_planner
+    from distredge.planners.distredge import train_planner
 
     graph, chosen = load_model(model), load_scenario(scenario)
     with progress_bar(f"training OSDS ({preset})") as progress:
         task = make_task(graph, chosen, seed, budget_s, progress)
         strategy, result = train_planner(task, preset, out, resume)
-    made = make_plan(task, strategy, METHOD_OF_PRESET[preset], seed)
+    made = make_plan(task, strategy, "osds-paper" if preset == "paper" else "osds", seed)
     made.save(out / "plan.json")
     data = {
         "plan": str(out / "plan.json"),

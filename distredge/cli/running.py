@@ -157,7 +157,7 @@ def keys(
 
 
 def run_up(bound: BoundPlan, scenario: Scenario, images: object, options: RunOptions) -> dict[str, object]:
-    """What `up` reports; with `emulate` and `verify` a computing pass gives the difference, an emulated one the times."""
+    """What `up` reports; with `emulate` and `verify`, a computing pass gives the difference, an emulated the rest."""
     from distredge.runtime.images import Images
 
     assert isinstance(images, Images)
@@ -239,13 +239,13 @@ def _show(bound: BoundPlan, data: dict[str, object]) -> None:
     title = f"{bound.graph.name} by {bound.plan.method} on {len(per_provider)} providers, an image"
     table(title, ["provider", "rows", "compute ms", "kB in", "kB out"], rows)
     console.print(
-        f"{data['images']} images, {data['ips']:.2f} a second; latency p50 {latency['p50']:.2f}, p90 {latency['p90']:.2f},"
-        f" p99 {latency['p99']:.2f} ms; {data['wire']} on the wire"
+        f"{data['images']} images, {data['ips']:.2f} a second; latency p50 {latency['p50']:.2f},"
+        f" p90 {latency['p90']:.2f}, p99 {latency['p99']:.2f} ms; {data['wire']} on the wire"
     )
     if "predicted_ms" in data:
         console.print(
-            f"predicted {data['predicted_ms']:.2f} ms, {100 * _number(data['prediction_error']):+.1f} % from the measured p50"
-            " (emulated: board times are held, links shaped)"
+            f"predicted {data['predicted_ms']:.2f} ms, {100 * _number(data['prediction_error']):+.1f} % from the"
+            " measured p50 (emulated: board times are held, links shaped)"
         )
     if data["max_abs_diff"] is not None:
         console.print(

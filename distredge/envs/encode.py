@@ -81,20 +81,24 @@ class PaperFormulation(Formulation):
         self.action_size = self.providers - 1
 
     def observe(self, situation: Situation) -> Float32Array:
+        """See `Formulation`."""
         at = min(situation.volume, len(self.heights) - 1)
         config = np.broadcast_to(self._config[at], (len(situation.accumulated), 4))
         return np.hstack([situation.accumulated / self.scale_ms, config]).astype(np.float32)
 
     def cuts(self, volume: int, actions: FloatArray) -> IntArray:
+        """See `Formulation`."""
         height = int(self.heights[volume])
         inner = np.rint((np.sort(actions, axis=1) + 1.0) / 2.0 * height).astype(np.int64)  # Eq. 9 with [A, B] = [-1, 1]
         batch = len(actions)
         return np.hstack([np.zeros((batch, 1), np.int64), np.clip(inner, 0, height), np.full((batch, 1), height)])
 
     def actions(self, cuts: IntArray) -> FloatArray:
+        """See `Formulation`."""
         return 2.0 * cuts[:, 1:-1] / cuts[:, -1:] - 1.0
 
     def reward(self, before: Situation, after: Situation, latency_ms: FloatArray | None) -> FloatArray:
+        """See `Formulation`."""
         return np.zeros(len(after.accumulated)) if latency_ms is None else 1000.0 / latency_ms
 
 
@@ -124,6 +128,7 @@ class ShareFormulation(Formulation):
         self.action_size = self.providers
 
     def observe(self, situation: Situation) -> Float32Array:
+        """See `Formulation`."""
         batch, volumes = len(situation.accumulated), len(self.heights)
         slowest = situation.accumulated.max(axis=1, keepdims=True)
         one_hot = np.zeros((batch, volumes))
@@ -134,6 +139,7 @@ class ShareFormulation(Formulation):
         return np.hstack(parts).astype(np.float32)
 
     def cuts(self, volume: int, actions: FloatArray) -> IntArray:
+        """See `Formulation`."""
         shares = np.maximum(0.0, self.prior + REACH * actions)
         total = shares.sum(axis=1, keepdims=True)
         shares = np.where(total > 1e-9, shares, np.maximum(0.0, self.prior))
@@ -145,10 +151,12 @@ class ShareFormulation(Formulation):
         return cuts
 
     def actions(self, cuts: IntArray) -> FloatArray:
+        """See `Formulation`."""
         shares = np.diff(cuts, axis=1) / cuts[:, -1:]
         return (np.where(shares > 0, shares, CLOSED) - self.prior) / REACH
 
     def reward(self, before: Situation, after: Situation, latency_ms: FloatArray | None) -> FloatArray:
+        """See `Formulation`."""
         reached = after.accumulated.max(axis=1) if latency_ms is None else latency_ms
         return -REWARD_SCALE * (self._log(reached) - self._log(before.accumulated.max(axis=1)))
 
@@ -157,7 +165,7 @@ class ShareFormulation(Formulation):
 
 
 def _prior(simulator: Simulator) -> FloatArray:
-    """(providers,) shares proportional to capability on the best k providers, k by simulation; `CLOSED` for the others."""
+    """(providers,) shares proportional to capability on the best k providers, k by simulation; the others `CLOSED`."""
     rates = capability(simulator)
     ranking = np.argsort(-rates, kind="stable")
     choices = []

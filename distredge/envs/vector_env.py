@@ -1,4 +1,4 @@
-"""The split MDP as a stable-baselines3 vector environment: many episodes in lock-step, one call of the kernel a step."""
+"""The split MDP as a stable-baselines3 vector environment: many episodes in lock-step, one kernel call a step."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class OrtBench:
 
     def layer(self, layer: Layer, rows: int, warm_up_s: float, seconds: float) -> Timing:
         """Timing of `rows` output rows of a layer, in about `warm_up_s + seconds`."""
-        return self._time(layer_model(self._source, layer, rows), warm_up_s, seconds)
+        return self._time(layer_model(self._source, self._graph, layer, rows), warm_up_s, seconds)
 
     def head(self, warm_up_s: float, seconds: float) -> Timing:
         """Timing of the model's head, which must have nodes."""
@@ -65,14 +65,15 @@ class OrtBench:
         return summary(repeat(lambda: runner.run_with_iobinding(binding), prepare, warm_up_s, seconds))
 
 
-def layer_model(source: OnnxSource, layer: Layer, rows: int) -> ModelProto:
-    """A model of one layer's own nodes that makes `rows` rows.
+def layer_model(source: OnnxSource, model: LayerGraph, layer: Layer, rows: int) -> ModelProto:
+    """An ONNX model of one layer's own nodes that makes `rows` rows.
 
     Each feature map that the layer reads is an input. One that is read through the layer's window and row by row too
-    (a block around a single convolution) is two, of different heights.
+    (a block around a single convolution) is two, of different heights. A constant that nodes compute is one as well.
     """
     graph = GraphProto(name="layer")
-    maps = {value.name: value for value in (*source.model.graph.input, *source.model.graph.value_info)}
+    values = {value.name: value for value in (*source.model.graph.input, *source.model.graph.value_info)}
+    maps = {model.input_tensor, *(each.tensor for each in model.layers)}
     inside = {""}
     inputs: dict[str, tuple[int, ...]] = {}
     for name in layer.nodes:
@@ -87,9 +88,9 @@ def layer_model(source: OnnxSource, layer: Layer, rows: int) -> ModelProto:
                 graph.initializer.append(source.weights[tensor])
                 inside.add(tensor)
                 continue
+            shape = static_shape(values[tensor]) or ()
             node.input[i] = tensor if windowed else f"{tensor}/row_by_row"
-            _, channels, _, width = static_shape(maps[tensor]) or (1, 1, 1, 1)
-            inputs[node.input[i]] = (1, channels, height, width)
+            inputs[node.input[i]] = (*shape[:2], height, *shape[3:]) if tensor in maps else shape
         inside.update(node.output)
         graph.node.append(node)
     channels, _, width = layer.out_shape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -66,8 +67,8 @@ def train_planner(
     files (see `distredge/agents/checkpoint.py`); with `resume` it goes on with what it finds there. Raises
     `DependencyError` without torch and stable-baselines3, `InputError` if there is nothing that fits to resume.
     """
+    began = time.perf_counter()  # importing torch takes its part of a budget
     train = _trainer()
-    began = time.perf_counter()
     settings = load_settings(preset)
     if len(task.scenario.providers) < 2:
         raise InputError(
@@ -95,7 +96,7 @@ def train_planner(
     return Strategy(ground.scheme, ground.scenario, result.best_cuts, result.best_latency_ms), result
 
 
-def _trainer():  # type: ignore[no-untyped-def]
+def _trainer() -> Callable[..., TrainingResult]:
     """`distredge.agents.osds.train`, whose libraries are heavy and optional."""
     try:
         from distredge.agents.osds import train
@@ -109,10 +110,12 @@ def _trainer():  # type: ignore[no-untyped-def]
 def _screened(task: Task, screen: Screen) -> _Ground:
     """The scheme and order that a short search likes best; its plans for them are the seeds, if they are wanted."""
     share = None if task.budget_s is None else task.budget_s * screen.share
-    search = JointSearch(replace(task, budget_s=share))
+    search = JointSearch(
+        replace(task, budget_s=share, progress=lambda done, ms: task.progress(SCREEN_PROGRESS * done, ms))
+    )
     search.screen(candidate_schemes(task.graph, task.scenario, task.rng), candidate_orders(search))
+    search.vary(screen.rounds)
     best = search.pool[0]
-    task.progress(SCREEN_PROGRESS, best.latency_ms)
     plans = [c.cuts for c in search.pool if (c.locations, c.order) == (best.locations, best.order)]
     scheme = PartitionScheme(task.graph, best.locations)
     return _Ground(scheme, task.scenario.reordered(best.order), np.stack(plans) if screen.seed_elites else None)

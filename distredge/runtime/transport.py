@@ -104,6 +104,7 @@ class Inbox:
         self.bytes_in = 0
         self.rejected = 0
         self._rate_mbps, self._free = math.inf, 0.0
+        self._arrived: deque[tuple[Message, bytes]] = deque()
         self._under_way: deque[tuple[float, Message, bytes]] = deque()
 
     def shape(self, rate_mbps: float) -> None:
@@ -115,6 +116,8 @@ class Inbox:
         deadline = time.monotonic() + timeout_s
         while True:
             self._take_in()
+            if self._arrived:
+                return self._arrived.popleft()
             now = time.monotonic()
             due = self._under_way[0][0] if self._under_way else math.inf
             if due <= now:
@@ -139,19 +142,18 @@ class Inbox:
         without payload takes no time and overtakes the others.
         """
         shaped = math.isfinite(self._rate_mbps)
-        while (shaped or not self._under_way) and self._socket.poll(0):
+        while (shaped or not self._arrived) and self._socket.poll(0):
             try:
                 message, payload = decode(self._socket.recv_multipart())
             except MessageError as exc:
                 self.reject(exc)
                 continue
             self.bytes_in += len(payload)
-            now = time.monotonic()
             if payload and shaped:
-                self._free = max(now, self._free) + occupancy_ms(len(payload), self._rate_mbps) / 1000.0
+                self._free = max(time.monotonic(), self._free) + occupancy_ms(len(payload), self._rate_mbps) / 1000.0
                 self._under_way.append((self._free, message, payload))
             else:
-                self._under_way.appendleft((now, message, payload))
+                self._arrived.append((message, payload))
 
     def _wait(self, seconds: float) -> None:
         """Wait so long or until something arrives; the socket's own clock knows whole milliseconds only."""

@@ -12,10 +12,10 @@ Links are a tandem of fluid queues. A message of `B` bytes that starts at `s` oc
          max_k  s_k + q_k * up_k + (B_all - A(s_k + q_k * up_k)) * down,    last idle when message k came
          max_k  e_k + q_k * down )                              the last quantum passes both links in turn
 
-where `A(t)` are the bytes of the other messages that have arrived by `t`, in whole quanta, and `q_k = min(quantum, B_k)`.
-The first two are the exit time of a first-come-first-served queue (Reich's formula) with idle periods looked for where
-a message begins only; the quantum makes it store-and-forward. A boundary's messages are served after those of the
-boundary before. A test holds this close to an event-driven simulation of every quantum.
+where `A(t)` are the bytes of the other messages that have arrived by `t`, in whole quanta, and `q_k` is
+`min(quantum, B_k)`. The first two are the exit time of a first-come-first-served queue (Reich's formula), with idle
+periods looked for only where a message begins; the quantum makes it store-and-forward. A boundary's messages are
+served after those of the boundary before. A test holds this close to an event-driven simulation of every quantum.
 """
 
 from __future__ import annotations

@@ -95,7 +95,8 @@ class Simulator:
 
 
 def _least_makespan(row_ms: FloatArray, heights: IntArray) -> float:
-    """Least T with shares r (volumes, providers) >= 0: sum_i r[v, i] = heights[v], sum_v r[v, i] * row_ms[v, i] <= T."""
+    """Least T such that shares r (volumes, providers) >= 0 exist with sum_i r[v, i] = heights[v] and
+    sum_v r[v, i] * row_ms[v, i] <= T for every provider i."""
     from scipy.optimize import linprog
 
     volumes, providers = row_ms.shape

@@ -154,11 +154,18 @@ class _Run:
         called = min((m.start_ms for m in messages), default=start)
         self.work.append(
             Work(
-                volume=volume, provider=provider, rows=rows, called_ms=called, arrived_ms=arrived if messages else start,
-                start_ms=start, stop_ms=start + compute_ms, wait_ms=start - node.done,
-                bytes_in=sum(m.payload_bytes for m in messages), redundant_rows=redundant_rows,
+                volume=volume,
+                provider=provider,
+                rows=rows,
+                called_ms=called,
+                arrived_ms=arrived if messages else start,
+                start_ms=start,
+                stop_ms=start + compute_ms,
+                wait_ms=start - node.done,
+                bytes_in=sum(m.payload_bytes for m in messages),
+                redundant_rows=redundant_rows,
             )
-        )  # fmt: skip
+        )
         node.done = start + compute_ms
 
 
