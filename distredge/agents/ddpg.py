@@ -165,11 +165,11 @@ class SplitDdpg(DDPG):
         observations, actions, following, dones, rewards = recent[:5]
         plain = (observations, actions, following, dones, rewards, none)
         if self.elites is None or self.settings.elites is None or len(self.elites) == 0:
-            return Batch(*plain, pull=torch.zeros((0, 1)))
+            return Batch._make([*plain, torch.zeros((0, 1))])
         table = self._elite_table(self.elites, self.settings.elites)
         rows = torch.from_numpy(self._rng.integers(len(table[0]), size=self.settings.elites.batch))
         *extra, pull = (column[rows] for column in table)
-        return Batch(*[torch.cat(pair) for pair in zip(plain, extra, strict=True)], pull=pull)
+        return Batch._make([*map(torch.cat, zip(plain, extra, strict=True)), pull])
 
     def _elite_table(self, elites: ElitePool, settings: Elites) -> tuple[torch.Tensor, ...]:
         """The elites' transitions, one a row, in the order of `Batch`; made anew when the pool has changed."""

@@ -17,7 +17,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 
-from distredge.agents.checkpoint import AGENT, BestPlan, damaged, load_checkpoint, save_checkpoint
+from distredge.agents.checkpoint import AGENT, BestPlan, damaged, load_checkpoint, read_best, save_checkpoint
 from distredge.agents.ddpg import SplitDdpg
 from distredge.agents.elites import ElitePool
 from distredge.agents.noise import make_exploration
@@ -106,7 +106,7 @@ class Training:
         """Train to the end, or until Ctrl-C if there is a folder to keep things in."""
         interrupted = False
         try:
-            if self.share() < 1.0:
+            if self.share() < 1.0 or self.best_cuts is None:  # at least one batch, however small the budget
                 self.agent.learn(10**12, callback=_Recorder(self), log_interval=10**12, reset_num_timesteps=False)
             self._save_checkpoint()
             self._set_policy()
@@ -117,6 +117,7 @@ class Training:
             self._save_checkpoint()
         if self._out is not None:
             write_atomically(self._out / AGENT, self._packed_agent())
+        self._progress(1.0, self.best_latency_ms)
         return self._result(interrupted)
 
     def share(self) -> float:
@@ -254,7 +255,8 @@ class Training:
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile) as exc:
             raise damaged(self._out, exc) from exc
         self.agent.episode, self.agent.share = self.episodes + 1, self.share()
-        self._write_best()
+        newer = np.array(read_best(self._out).cuts)[None]  # written whenever a better plan is found, so maybe later
+        self.seen(newer, self.simulator.evaluate(newer))
 
     def _check_fits(self, meta: dict[str, Any], best_cuts: IntArray) -> None:
         """Whether the checkpoint is of this model, scenario, scheme and these settings (their length aside)."""

@@ -22,6 +22,9 @@ SAVE_EVERY_S = 2.0
 SENTINEL_EVERY = 16
 """Points between two measurements of the sentinel."""
 
+WARM_UP_SHARE = 0.2
+"""Warming up before a point, as a share of the time for measuring it."""
+
 Progress = Callable[[int, int, str], None]
 """Called before each point: points done, points in all, what is measured now."""
 
@@ -64,8 +67,9 @@ def measure_device(
 
     What the file already holds is kept and not measured again: so a measurement that was interrupted (by Ctrl-C
     too) goes on where it stopped, and one profile serves several models. `points` is the number of row counts a
-    layer, its height or more for every one. With `budget_s` the seconds a point are cut to fit. The order of
-    layers and row counts is random, so that a drift of the machine does not pass for a property of a layer.
+    layer, its height or more for every one. With `budget_s` the seconds a point are cut to fit, but a point takes
+    three runs at least. The order of layers and row counts is random, so that a drift of the machine does not pass for
+    a property of a layer.
 
     Raises `InputError` for a budget or number that is not positive, a name that is no file name or a folder that cannot
     be written, and `ProfileError` where `out / NAME.json` is of another machine, engine or number of threads.
@@ -76,7 +80,7 @@ def measure_device(
     run = _Run(graph, name, out / f"{name}.json", rng, threads)
     todo = run.missing(points)
     if budget_s is not None:
-        seconds_per_point = min(seconds_per_point, budget_s / max(len(todo), 1))
+        seconds_per_point = min(seconds_per_point, budget_s / (1 + WARM_UP_SHARE) / max(len(todo), 1))
     run.measure(todo, seconds_per_point, progress or (lambda done, total, what: None))
     return TableProfile.load(out / f"{name}.json")
 
@@ -164,7 +168,7 @@ class _Run:
 
     @property
     def _warm_up_s(self) -> float:
-        return self._seconds / 5
+        return self._seconds * WARM_UP_SHARE
 
     def _measure(self, point: _Point) -> None:
         if point.layer is None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from distredge.agents.checkpoint import BestPlan, read_best
-from distredge.agents.settings import Screen, load_settings
+from distredge.agents.settings import Settings, load_settings
 from distredge.errors import DependencyError, InputError
 from distredge.partitioning.lcpss import ALPHA, SAMPLES, lcpss
 from distredge.planners.base import Planner, Strategy, Task, simulator_for
@@ -67,33 +67,35 @@ def train_planner(
     files (see `distredge/agents/checkpoint.py`); with `resume` it goes on with what it finds there. Raises
     `DependencyError` without torch and stable-baselines3, `InputError` if there is nothing that fits to resume.
     """
-    began = time.perf_counter()  # importing torch takes its part of a budget
+    began = time.perf_counter()
     train = _trainer()
     settings = load_settings(preset)
     if len(task.scenario.providers) < 2:
-        raise InputError(
-            f"scenario '{task.scenario.name}' has one provider, there is nothing to split: use --method offload"
-        )
-    if resume and out is None:
-        raise InputError("to resume a training, say where it is: --out DIR")
-    if resume and out is not None:
+        raise InputError(f"'{task.scenario.name}' has one provider, there is nothing to split: use --method offload")
+    if not resume:
+        ground = _new_ground(_less(task, began), settings)
+    elif out is not None:
         ground = _resumed(task, read_best(out))
-    elif settings.screen is not None:
-        ground = _screened(task, settings.screen)
     else:
-        ground = _Ground(lcpss(task.graph, len(task.scenario.providers), ALPHA, SAMPLES, task.rng), task.scenario)
-    left = None if task.budget_s is None else max(0.0, task.budget_s - (time.perf_counter() - began))
+        raise InputError("to resume a training, say where it is: --out DIR")
     result = train(
         simulator_for(task, ground.scheme, ground.scenario),
         settings,
         task.rng,
-        budget_s=left,
+        budget_s=_less(task, began).budget_s,
         seeds=ground.seeds,
         out=out,
         resume=resume,
         progress=lambda share, ms: task.progress(SCREEN_PROGRESS + (1.0 - SCREEN_PROGRESS) * share, ms),
     )
     return Strategy(ground.scheme, ground.scenario, result.best_cuts, result.best_latency_ms), result
+
+
+def _less(task: Task, began: float) -> Task:
+    """The task with what is left of its budget, if it has one; importing torch has taken some."""
+    if task.budget_s is None:
+        return task
+    return replace(task, budget_s=max(0.1, task.budget_s - (time.perf_counter() - began)))
 
 
 def _trainer() -> Callable[..., TrainingResult]:
@@ -107,18 +109,22 @@ def _trainer() -> Callable[..., TrainingResult]:
     return train
 
 
-def _screened(task: Task, screen: Screen) -> _Ground:
-    """The scheme and order that a short search likes best; its plans for them are the seeds, if they are wanted."""
-    share = None if task.budget_s is None else task.budget_s * screen.share
-    search = JointSearch(
-        replace(task, budget_s=share, progress=lambda done, ms: task.progress(SCREEN_PROGRESS * done, ms))
-    )
+def _new_ground(task: Task, settings: Settings) -> _Ground:
+    """LC-PSS as in the paper or, if the settings want a screen, the scheme and order that a short search likes best."""
+    if settings.screen is None:
+        return _Ground(lcpss(task.graph, len(task.scenario.providers), ALPHA, SAMPLES, task.rng), task.scenario)
+
+    def progress(share: float, latency_ms: float) -> None:
+        task.progress(SCREEN_PROGRESS * share, latency_ms)
+
+    budget_s = None if task.budget_s is None else task.budget_s * settings.screen.share
+    search = JointSearch(replace(task, budget_s=budget_s, progress=progress))
     search.screen(candidate_schemes(task.graph, task.scenario, task.rng), candidate_orders(search))
-    search.vary(screen.rounds)
+    search.vary(settings.screen.rounds)
     best = search.pool[0]
-    plans = [c.cuts for c in search.pool if (c.locations, c.order) == (best.locations, best.order)]
+    plans = np.stack([c.cuts for c in search.pool if (c.locations, c.order) == (best.locations, best.order)])
     scheme = PartitionScheme(task.graph, best.locations)
-    return _Ground(scheme, task.scenario.reordered(best.order), np.stack(plans) if screen.seed_elites else None)
+    return _Ground(scheme, task.scenario.reordered(best.order), plans if settings.screen.seed_elites else None)
 
 
 def _resumed(task: Task, best: BestPlan) -> _Ground:

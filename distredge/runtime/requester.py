@@ -224,7 +224,6 @@ class Requester:
         if time.monotonic() - begun > SETUP_S:
             raise RunError(f"{self._title(name)} serves another requester: try again when that is done")
         time.sleep(BEAT_S)
-        self._heard.pop(name, None)
         self._sender.put(name, setup)
 
     def _send_model(self, name: str) -> None:

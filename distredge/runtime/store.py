@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from distredge.errors import InputError
@@ -25,32 +25,31 @@ class ModelStore:
     """Models under the user's cache folder: received ones, and notes of where local ones lie."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder or cache_dir() / "by-hash"
+        self.folder = folder or cache_dir() / "by-hash"
 
     def find(self, sha256: str) -> Path | None:
         """The ONNX file of a model, None if it is not here or has changed since."""
-        received = sorted((self._folder / sha256).glob("*.onnx"))
+        received = sorted((self.folder / sha256).glob("*.onnx"))
         if received:
             return received[0]
         try:
-            note = json.loads((self._folder / f"{sha256}.json").read_text())
-            path = Path(note["path"])
-            return path if note["files"] == _stamps(path) else None
+            note = json.loads((self.folder / f"{sha256}.json").read_text())
+            return Path(note["path"]) if _stamps(map(Path, note["files"])) == note["files"] else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def offer(self, graph: LayerGraph) -> None:
         """Note where a model lies, so that providers on this machine find it."""
         path = graph.path.resolve()
-        note = {"path": str(path), "files": _stamps(path)}
-        write_atomically(self._folder / f"{graph.sha256}.json", json.dumps(note))
+        note = {"path": str(path), "files": _stamps(model_files(path))}
+        write_atomically(self.folder / f"{graph.sha256}.json", json.dumps(note))
 
 
 class ModelDownload:
     """A model on its way here; it appears in the store whole and with the right hash, or not at all."""
 
     def __init__(self, store: ModelStore, sha256: str) -> None:
-        self._target = store._folder / sha256
+        self._target = store.folder / sha256
         self._sha256 = sha256
         self._target.parent.mkdir(parents=True, exist_ok=True)
         self._part = Path(tempfile.mkdtemp(prefix=".part-", dir=self._target.parent))
@@ -105,6 +104,6 @@ def described(path: Path) -> tuple[tuple[str, int], ...]:
     return tuple((file.name, file.stat().st_size) for file in files)
 
 
-def _stamps(path: Path) -> list[list[int]]:
-    """Sizes and times of change of a model's files: equal stamps, equal files."""
-    return [[status.st_size, status.st_mtime_ns] for status in map(os.stat, model_files(path))]
+def _stamps(files: Iterable[Path]) -> dict[str, list[int]]:
+    """Size and time of change of each file: equal stamps, equal files."""
+    return {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}

@@ -1,0 +1,194 @@
+"""The split MDP: what an episode costs is what the simulator says, in both formulations and however it is run."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env as gymnasium_check
+from hypothesis import given
+from hypothesis import strategies as st
+from stable_baselines3.common.env_checker import check_env as sb3_check
+
+from distredge.envs.encode import Formulation, PaperFormulation, ShareFormulation
+from distredge.envs.mdp import SplitMdp
+from distredge.envs.split_env import FORMULATIONS, SplitEnv
+from distredge.envs.vector_env import LockstepVecEnv
+from distredge.errors import InputError, UnknownNameError
+from distredge.model.load import load_model
+from distredge.plans.scheme import PartitionScheme
+from distredge.simulate.simulator import Simulator
+from distredge.testing.toy_devices import ToyProfile, random_cuts, random_scenario, toy_scenario
+from distredge.testing.toy_models import chain, residual, save_model
+
+BOTH = sorted(FORMULATIONS)
+seeds = st.integers(0, 2**32 - 1)
+
+
+@cache
+def simulator(seed: int = 0, providers: int = 3) -> Simulator:
+    rng = np.random.default_rng(seed)
+    with TemporaryDirectory() as folder:
+        graph = load_model(save_model((chain, residual)[seed % 2](rng), Path(folder)))
+    inner = [p for p in graph.partition_points[1:] if rng.random() < 0.6]
+    return Simulator(graph, random_scenario(rng, providers), PartitionScheme(graph, (0, *inner)))
+
+
+def any_simulator(seed: int) -> Simulator:
+    return simulator(seed % 6, 2 + seed % 4)
+
+
+def play(mdp: SplitMdp, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rewards (batch, volumes) and latencies (batch,) of `actions` (batch, volumes, action_size)."""
+    mdp.reset(len(actions))
+    steps = [mdp.step(actions[:, v]) for v in range(mdp.volumes)]
+    assert all(latency is None for _, _, latency in steps[:-1])
+    latency = steps[-1][2]
+    assert latency is not None
+    return np.stack([rewards for _, rewards, _ in steps], axis=1), latency
+
+
+def random_actions(seed: int, form: Formulation, batch: int = 8) -> np.ndarray:
+    """Actions of every size, some of them at the borders."""
+    rng = np.random.default_rng(seed)
+    size = (batch, len(form.heights), form.action_size)
+    return np.clip(rng.normal(0.0, rng.choice([0.05, 0.5, 3.0]), size), -1.0, 1.0)
+
+
+@pytest.mark.parametrize("formulation", BOTH)
+@pytest.mark.filterwarnings("ignore:.*render.*:UserWarning", "ignore:.*infinite.*:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*A Box observation space.*:UserWarning", "ignore:.*not registered.*:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*Env checker should be run.*:UserWarning")
+def test_passes_the_checkers_of_gymnasium_and_stable_baselines3(formulation: str) -> None:
+    gymnasium_check(SplitEnv(simulator=simulator(), formulation=formulation), skip_render_check=True)
+    sb3_check(SplitEnv(simulator=simulator(), formulation=formulation))
+
+
+@given(seeds, st.sampled_from(BOTH))
+def test_an_episode_costs_what_the_simulator_says_of_its_cuts(seed: int, formulation: str) -> None:
+    sim = any_simulator(seed)
+    form = FORMULATIONS[formulation](sim)
+    mdp = SplitMdp(sim, form)
+    _, latency = play(mdp, random_actions(seed, form))
+    assert latency.tolist() == sim.evaluate(mdp.cuts).tolist()
+
+
+@given(seeds)
+def test_default_rewards_add_up_to_the_logarithm_of_the_latency(seed: int) -> None:
+    sim = any_simulator(seed)
+    form = ShareFormulation(sim)
+    rewards, latency = play(SplitMdp(sim, form), random_actions(seed, form))
+    alone = sim.evaluate(sim.single_device_cuts()).min()
+    assert rewards.sum(axis=1) == pytest.approx(-5.0 * (np.log(latency / alone + 0.1) - np.log(0.1)))
+
+
+@given(seeds)
+def test_paper_rewards_are_images_a_second_at_the_end(seed: int) -> None:
+    sim = any_simulator(seed)
+    form = PaperFormulation(sim)
+    rewards, latency = play(SplitMdp(sim, form), random_actions(seed, form))
+    assert not rewards[:, :-1].any()
+    assert rewards[:, -1] == pytest.approx(1000.0 / latency)
+
+
+def test_equation_9_by_hand() -> None:
+    form = PaperFormulation(simulator())  # three providers
+    form.heights = np.array([224])
+    actions = np.array([[0.5, -0.5], [1.0, -1.0], [0.0, 0.0], [-3.0, 2.0], [0.1, 0.103]])
+    assert form.cuts(0, actions).tolist() == [
+        [0, 56, 168, 224],  # sorted first
+        [0, 0, 224, 224],
+        [0, 112, 112, 224],
+        [0, 0, 224, 224],  # noise beyond [-1, 1] ends at the border
+        [0, 123, 124, 224],  # 123.2 and 123.536
+    ]
+
+
+def test_the_papers_state_by_hand() -> None:
+    sim = simulator()
+    mdp = SplitMdp(sim, PaperFormulation(sim))
+    first = mdp.reset(1)[0]
+    layers = [sim.graph.layers[part.stop - 1] for part in sim.scheme.parts]
+    assert first[:3].tolist() == [0.0, 0.0, 0.0]
+    assert first[3] == pytest.approx(layers[0].height / max(x.height for x in layers))
+    assert first[4] == pytest.approx(layers[0].out_shape[0] / max(x.out_shape[0] for x in layers))
+    assert first[5] == pytest.approx(layers[0].kernel[0] / max(x.kernel[0] for x in layers))
+    assert first[6] == pytest.approx(layers[0].stride[0] / max(x.stride[0] for x in layers))
+
+
+@given(seeds, st.sampled_from(BOTH))
+def test_every_plan_has_actions_that_make_it(seed: int, formulation: str) -> None:
+    sim = any_simulator(seed)
+    form = FORMULATIONS[formulation](sim)
+    for cuts in random_cuts(np.random.default_rng(seed), sim.heights, sim.providers, 4):
+        actions = form.actions(cuts)
+        assert np.abs(actions).max() <= 1.0
+        made = [form.cuts(v, actions[v : v + 1].astype(np.float32))[0].tolist() for v in range(len(cuts))]
+        assert made == cuts.tolist()
+
+
+def test_the_default_formulation_can_leave_a_provider_out_and_does_so_at_first_if_it_is_useless() -> None:
+    quick, useless = ToyProfile("quick", 0.1, 0.01), ToyProfile("useless", 50.0, 50.0)
+    graph = simulator().graph
+    scenario = toy_scenario([quick, useless, quick], [300.0, 300.0, 300.0])
+    form = ShareFormulation(Simulator(graph, scenario, PartitionScheme(graph, (0,))))
+    cuts = form.cuts(0, np.zeros((1, 3)))[0]
+    assert cuts[1] == cuts[2]
+    assert cuts[1] > 0
+    opened = form.cuts(0, np.array([[0.0, 0.5, 0.0]]))[0]
+    assert opened[2] > opened[1]
+
+
+@given(seeds, st.sampled_from(BOTH))
+def test_episodes_in_lock_step_equal_single_ones(seed: int, formulation: str) -> None:
+    sim = any_simulator(seed)
+    form = FORMULATIONS[formulation](sim)
+    actions = random_actions(seed, form, batch=3).astype(np.float32)
+    many = LockstepVecEnv(SplitMdp(sim, form), 3)
+    one = SplitEnv(simulator=sim, formulation=formulation)
+    seen = [many.reset()]
+    steps = []
+    for v in range(len(sim.heights)):
+        observed, *rest = many.step(actions[:, v])
+        seen.append(observed)
+        steps.append(rest)
+    for n in range(3):
+        observed, _ = one.reset()
+        for v, (rewards, dones, infos) in enumerate(steps):
+            assert observed.tolist() == seen[v][n].tolist()
+            observed, reward, done, truncated, info = one.step(actions[n, v])
+            assert (rewards[n], dones[n], truncated) == (np.float32(reward), done, False)
+        assert done
+        assert infos[n]["latency_ms"] == info["latency_ms"]
+        assert infos[n]["cuts"].tolist() == info["cuts"].tolist()
+        assert infos[n]["terminal_observation"].tolist() == observed.tolist()
+    assert seen[-1].tolist() == seen[0].tolist()  # begun anew
+
+
+def test_made_by_gymnasium_it_renders_what_is_split() -> None:
+    import distredge.envs as envs
+
+    envs.register()
+    env = gymnasium.make(envs.ENV_ID, simulator=simulator(), render_mode="ansi")
+    env.reset(seed=0)
+    env.step(np.zeros(3, dtype=np.float32))
+    text = env.render()
+    assert isinstance(text, str)
+    assert text.startswith("volume 0: d")
+
+
+def test_what_cannot_be_is_refused() -> None:
+    env = SplitEnv(simulator=simulator())
+    env.reset()
+    for _ in simulator().heights:
+        env.step(np.zeros(3, dtype=np.float32))
+    with pytest.raises(InputError, match="call reset"):
+        env.step(np.zeros(3, dtype=np.float32))
+    with pytest.raises(UnknownNameError, match="did you mean 'paper'"):
+        SplitEnv(simulator=simulator(), formulation="papr")
+    with pytest.raises(InputError, match="offload"):
+        SplitEnv(simulator=simulator(0, 1))

@@ -1,0 +1,83 @@
+"""What goes over the wire comes out as it went in, and what is no message is refused."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distredge.runtime.message import (
+    MAX_PAYLOAD_BYTES,
+    Heartbeat,
+    Message,
+    MessageError,
+    RowsChunk,
+    Wire,
+    decode,
+    encode,
+    pack,
+    packed_bytes,
+    unpack,
+)
+
+CHUNK = RowsChunk("s", 3, 1, (2, 5), 0, 0.5)
+
+
+def test_a_message_and_its_payload_come_back() -> None:
+    assert decode([encode(CHUNK), b"rows"]) == (CHUNK, b"rows")
+    assert decode([encode(Heartbeat("s", "nano-0"))]) == (Heartbeat("s", "nano-0"), b"")
+
+
+@given(frames=st.lists(st.binary(max_size=200), max_size=4))
+def test_garbage_is_refused(frames: list[bytes]) -> None:
+    with pytest.raises(MessageError):
+        decode(frames)
+
+
+@given(position=st.integers(0, len(encode(CHUNK)) - 1), byte=st.integers(0, 255))
+def test_a_damaged_header_is_a_message_or_refused(position: int, byte: int) -> None:
+    damaged = bytearray(encode(CHUNK))
+    damaged[position] = byte
+    try:
+        message, _ = decode([bytes(damaged), b"rows"])
+    except MessageError:
+        return
+    assert isinstance(message, Message)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [encode(CHUNK)],
+        [encode(CHUNK), b""],
+        [encode(CHUNK), bytes(MAX_PAYLOAD_BYTES + 1)],
+        [encode(Heartbeat("s", "nano-0")), b"rows"],
+        [msgspec.msgpack.encode(["RowsChunk", "s", -1, 1, [2, 5], 0, 1.0]), b"rows"],
+        [msgspec.msgpack.encode(["Pickle", "s"])],
+    ],
+)
+def test_payloads_and_numbers_that_cannot_be_are_refused(frames: list[bytes]) -> None:
+    with pytest.raises(MessageError):
+        decode(frames)
+
+
+@pytest.mark.parametrize(("wire", "error"), [("float32", 0.0), ("float16", 2**-11), ("int8", 0.5 / 127)])
+@given(seed=st.integers(0, 1000), scale=st.sampled_from([1e-2, 1.0, 1e3]))
+def test_values_survive_the_wire_up_to_its_precision(wire: Wire, error: float, seed: int, scale: float) -> None:
+    values = (np.random.default_rng(seed).uniform(-scale, scale, (1, 2, 3, 4))).astype(np.float32)
+    data, factor = pack(values[:, :, 1:], wire)
+    assert len(data) == packed_bytes((1, 2, 2, 4), wire)
+    back = unpack(bytes(data), wire, factor, (1, 2, 2, 4))
+    assert np.abs(back - values[:, :, 1:]).max() <= error * scale * 1.001
+
+
+def test_zeros_survive_int8() -> None:
+    data, factor = pack(np.zeros((1, 1, 2, 2), np.float32), "int8")
+    assert not unpack(bytes(data), "int8", factor, (1, 1, 2, 2)).any()
+
+
+def test_a_block_of_another_size_than_its_shape_is_refused() -> None:
+    with pytest.raises(MessageError):
+        unpack(bytes(12), "float32", 1.0, (1, 1, 2, 2))

@@ -1,0 +1,123 @@
+"""Plans on provider processes: real ones, started, killed and left alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from distredge.engine.base import FloatRows
+from distredge.errors import ProviderLostError, RunError
+from distredge.model.graph import LayerGraph
+from distredge.model.load import load_model
+from distredge.profiles.network import occupancy_ms
+from distredge.runtime.keys import Keys, create_keys
+from distredge.runtime.launch import Launcher
+from distredge.runtime.message import REQUESTER
+from distredge.runtime.requester import Requester
+from distredge.runtime.run import RunOptions, emulations, run_here
+from distredge.simulate.timeline import trace
+from distredge.testing.providers import equal_plan, random_images, toy_scenario
+from distredge.testing.toy_models import chain, save_model
+
+NAMES = ["a", "b"]
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> LayerGraph:
+    return load_model(save_model(chain(np.random.default_rng(0), height=48, width=32), tmp_path))
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    create_keys(tmp_path / "keys", [REQUESTER, *NAMES])
+    return tmp_path / "keys"
+
+
+def children() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children() if "provider" in p.cmdline()]
+
+
+def endless(image: FloatRows) -> Iterator[FloatRows]:
+    while True:
+        yield image
+
+
+def test_a_run_on_this_machine_is_exact_and_leaves_nothing_behind(graph: LayerGraph) -> None:
+    report = run_here(
+        equal_plan(graph, NAMES), toy_scenario(NAMES), random_images(graph, 3), RunOptions(verify=True, inflight=2)
+    )
+    assert report.max_abs_diff is not None and report.max_abs_diff <= 1e-5
+    assert report.images == 3
+    assert not children()
+
+
+def test_an_emulated_run_is_no_faster_than_its_boards_and_links(graph: LayerGraph) -> None:
+    bound = equal_plan(graph, NAMES)
+    scenario = toy_scenario(NAMES, bandwidth_mbps=5.0)
+    report = run_here(bound, scenario, random_images(graph, 3), RunOptions(emulate=True))
+    assert report.max_abs_diff is None
+    # Provider b: its image rows come down its link, it computes its stages one after the other, its rows go up.
+    image_rows = bound.needs(0, 1).size * graph.input_shape[1] * graph.input_shape[3] * 2
+    own_rows = bound.owned(1, 1).size * graph.layers[-1].row_elements * 2
+    fastest = sum(emulations(bound, scenario)["b"].hold_ms) + occupancy_ms(image_rows + own_rows, 5.0)
+    assert fastest < trace(bound, scenario).latency_ms
+    assert report.latency_ms.p50 >= fastest
+    assert report.per_provider["b"].compute_ms >= sum(emulations(bound, scenario)["b"].hold_ms)
+
+
+def test_a_provider_that_is_killed_is_named_and_nobody_waits(graph: LayerGraph, keys: Path) -> None:
+    bound = equal_plan(graph, NAMES)
+    with Launcher(NAMES, keys) as launcher:
+        with (
+            pytest.raises(ProviderLostError, match=f"'b' at {launcher.addresses['b']} has stopped answering"),
+            Requester(bound, launcher.addresses, keys=Keys.load(keys, REQUESTER)) as requester,
+        ):
+            for result in requester.stream(endless(random_images(graph, 1)[0]), inflight=2):
+                if result.index == 3:
+                    os.kill(launcher.process_ids()["b"], signal.SIGKILL)
+        with pytest.raises(ProviderLostError, match="'b' .* has ended .signal 9"):
+            launcher.check()
+    assert not children()
+
+
+def test_providers_end_when_the_process_that_started_them_is_killed(keys: Path) -> None:
+    code = f"""
+import sys, time
+from pathlib import Path
+from distredge.runtime.launch import Launcher
+with Launcher({NAMES!r}, Path({str(keys)!r})) as launcher:
+    print(*launcher.process_ids().values(), flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        providers = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+        assert len(providers) == 2
+        parent.kill()
+    _, alive = psutil.wait_procs(providers, timeout=10)
+    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_provider_that_cannot_start_says_why_in_one_line(keys: Path) -> None:
+    with pytest.raises(RunError, match="provider 'stranger' did not start: .*cannot read the key") as failure:
+        Launcher(["a", "stranger"], keys).__enter__()
+    assert "\n" not in str(failure.value)
+    assert not children()
+
+
+def test_a_terminated_provider_ends_at_once_without_a_word(keys: Path) -> None:
+    command = [sys.executable, "-m", "distredge", "provider", "--name", "a", "--listen", "127.0.0.1:0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.terminate()
+        _, complaint = process.communicate(timeout=20)
+    assert (process.returncode, complaint) == (0, b"")
