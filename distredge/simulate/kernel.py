@@ -12,7 +12,7 @@ Links are a tandem of fluid queues. A message of `B` bytes that starts at `s` oc
          max_k  s_k + q_k * up_k + (B_all - A(s_k + q_k * up_k)) * down,    last idle when message k came
          max_k  e_k + q_k * down )                              the last quantum passes both links in turn
 
-where `A(t)` are the bytes of the other messages that have arrived by `t`, in whole quanta, and `q_k` is
+where `A(t)` are the bytes of the other messages that have arrived before `t`, in whole quanta, and `q_k` is
 `min(quantum, B_k)`. The first two are the exit time of a first-come-first-served queue (Reich's formula), with idle
 periods looked for only where a message begins; the quantum makes it store-and-forward. A boundary's messages are
 served after those of the boundary before. A test holds this close to an event-driven simulation of every quantum.
@@ -28,6 +28,10 @@ from numba import njit
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+
+
+TIE_MS = 1e-9
+"""Arrivals that differ by less are at the same moment; equal devices often have such."""
 
 
 class Problem(NamedTuple):
@@ -61,7 +65,7 @@ class Problem(NamedTuple):
 
 
 @njit(cache=True, inline="always")
-def _drain(count, start, end, size, up, free, down, quantum):  # type: ignore[no-untyped-def]
+def drain(count, start, end, size, up, free, down, quantum):  # type: ignore[no-untyped-def]
     """Time at which a downlink, free from `free` on, has passed on `count` messages."""
     total = 0.0
     for k in range(count):
@@ -74,11 +78,12 @@ def _drain(count, start, end, size, up, free, down, quantum):  # type: ignore[no
         if came > free:
             arrived = 0.0
             for m in range(count):
-                if m != k:
-                    if came >= end[m]:
+                if m != k:  # what arrives at the same moment counts as before if its sender stands before
+                    moment = came + TIE_MS if m < k else came - TIE_MS
+                    if moment >= end[m]:
                         arrived += size[m]
-                    elif came > start[m]:
-                        arrived += quantum * np.floor((came - start[m]) / (quantum * up[m]))
+                    elif moment > start[m]:
+                        arrived += quantum * np.floor((moment - start[m]) / (quantum * up[m]))
             done = max(done, came + (total - arrived) * down)
     return done
 
@@ -132,7 +137,7 @@ def advance(problem, v, previous, cuts, state, scratch):  # type: ignore[no-unty
             continue
         begin = state[0, j]
         if counts[j] > 0:
-            done = _drain(
+            done = drain(
                 counts[j], messages[0, j], messages[1, j], messages[2, j], messages[3, j],
                 state[2, j], problem.down[j], quantum,
             )  # fmt: skip
@@ -171,7 +176,7 @@ def finish(problem, cuts, head, state, scratch):  # type: ignore[no-untyped-def]
             k += 1
     begin = state[0, head]
     if k > 0:
-        done = _drain(
+        done = drain(
             k, messages[0, 0], messages[1, 0], messages[2, 0], messages[3, 0],
             state[2, head], problem.down[head], problem.quantum_bytes,
         )  # fmt: skip

@@ -16,6 +16,7 @@ from distredge.plans.plan import BoundPlan, Prediction
 from distredge.profiles.network import MESSAGE_MS, QUANTUM_BYTES, ms_per_byte
 from distredge.scenario import Scenario
 from distredge.simulate.costs import VolumeCosts
+from distredge.simulate.kernel import TIE_MS
 
 REQUESTER = "requester"
 
@@ -126,13 +127,15 @@ class _Run:
         down = node.per_byte
         total = sum(m.payload_bytes for m in messages)
         exits = [node.downlink_free + total * down]
-        for m in messages:
+        for k, m in enumerate(messages):
             quantum = min(QUANTUM_BYTES, m.payload_bytes)
             came = m.start_ms + quantum * self.nodes[m.sender].per_byte
             exits.append(m.sent_ms + quantum * down)
             if came > node.downlink_free:
                 before = sum(
-                    _arrived_by(came, other, self.nodes[other.sender].per_byte) for other in messages if other is not m
+                    _arrived_by(came + math.copysign(TIE_MS, k - i), other, self.nodes[other.sender].per_byte)
+                    for i, other in enumerate(messages)
+                    if i != k
                 )
                 exits.append(came + (total - before) * down)
         node.downlink_free = max(exits)

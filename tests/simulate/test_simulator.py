@@ -21,6 +21,7 @@ from distredge.plans.plan import BoundPlan, ModelRef, Plan, VolumePlan
 from distredge.plans.scheme import PartitionScheme
 from distredge.profiles.network import MESSAGE_MS, QUANTUM_BYTES, occupancy_ms
 from distredge.scenario import Scenario
+from distredge.simulate import kernel
 from distredge.simulate.simulator import Simulator
 from distredge.simulate.timeline import trace
 from distredge.testing.toy_devices import ToyProfile, random_cuts, random_scenario, toy_scenario
@@ -113,6 +114,15 @@ def test_two_senders_share_the_receivers_link(folder: Path) -> None:
     assert received.arrived_ms >= both_ready + occupancy_ms(max(sizes), 10.0)
     first_ready = min(work[0, "d0"].stop_ms, work[0, "d2"].stop_ms)
     assert received.arrived_ms >= first_ready + occupancy_ms(sum(sizes), 10.0) + MESSAGE_MS - 1e-9
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_messages_that_arrive_together_queue_one_behind_the_other(count: int) -> None:
+    """Equal messages of 10 quanta at 1 ms a byte on both links: the first quantum passes, then all bytes, one by one."""
+    quantum, size = 4.0, 40.0
+    start, up = np.zeros(count), np.ones(count)
+    done = kernel.drain(count, start, start + size, np.full(count, size), up, 0.0, 1.0, quantum)
+    assert done == pytest.approx(quantum + count * size)
 
 
 @given(seed=st.integers(0, 5_000))
@@ -270,7 +280,8 @@ class _Quanta:
 
 
 @pytest.mark.parametrize("quantum", [64, QUANTUM_BYTES])
-def test_links_agree_with_queues_of_quanta(quantum: int) -> None:
+@pytest.mark.parametrize("equal_devices", [False, True])
+def test_links_agree_with_queues_of_quanta(quantum: int, equal_devices: bool) -> None:
     """Messages of many quanta (64 bytes) and of few: equal to an event-driven simulation of each quantum in most cases,
     within 2 % in nine of ten; the rest are messages of different boundaries that meet at one link."""
     gaps = []
@@ -278,9 +289,12 @@ def test_links_agree_with_queues_of_quanta(quantum: int) -> None:
         rng = np.random.default_rng(seed)
         with tempfile.TemporaryDirectory() as name:
             graph = graph_of(seed, Path(name))
-        simulator = Simulator(graph, random_scenario(rng, 4), random_scheme(graph, rng))
+        scenario = random_scenario(rng, 4)
+        if equal_devices:  # messages that arrive at the same moment
+            scenario = toy_scenario([ToyProfile("same", 0.1, 0.01)] * 4, [float(10.0 ** rng.uniform(0, 2))] * 4)
+        simulator = Simulator(graph, scenario, random_scheme(graph, rng))
         simulator.problem = simulator.problem._replace(quantum_bytes=float(quantum))
-        cuts = random_cuts(rng, simulator.heights, 4, 4)
+        cuts = np.concatenate([random_cuts(rng, simulator.heights, 4, 4), simulator.equal_cuts()[None]])
         for c, value in zip(cuts, simulator.evaluate(cuts), strict=True):
             exact = quanta_latency(plan_of(simulator, c), simulator.scenario, quantum)
             gaps.append(abs(value / exact - 1.0))
