@@ -118,7 +118,7 @@ def test_two_senders_share_the_receivers_link(folder: Path) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_messages_that_arrive_together_queue_one_behind_the_other(count: int) -> None:
-    """Equal messages of 10 quanta at 1 ms a byte on both links: the first quantum passes, then all bytes, one by one."""
+    """Equal messages of 10 quanta at 1 ms a byte on both links: the first quantum passes, then all bytes."""
     quantum, size = 4.0, 40.0
     start, up = np.zeros(count), np.ones(count)
     done = kernel.drain(count, start, start + size, np.full(count, size), up, 0.0, 1.0, quantum)
