@@ -68,7 +68,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray
     """What `save_checkpoint` wrote; raises `InputError` with one line if it is absent or damaged."""
     path = folder / CHECKPOINT
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         return json.loads(str(arrays.pop("meta"))), arrays, arrays.pop("agent").tobytes()
     except FileNotFoundError:

@@ -30,7 +30,7 @@ def train(
     """Train an agent on one simulator (one model, scenario, partition scheme and order of providers).
 
     Without `budget_s` the work is fixed and, with the same `rng`, so is the result. `seeds` (n, volumes,
-    providers + 1) are plans that the elites begin with; they count as seen. In `out`, if given, are kept the best
+    providers + 1) are plans that a new training begins with: they count as seen. In `out`, if given, are kept the best
     plan, checkpoints and TensorBoard logs (see `checkpoint.py`), and Ctrl-C ends the training with what it has;
     `resume` continues from there: without a budget a resumed training does the episodes that were left, with the same
     random numbers if it was stopped at a checkpoint. `progress` is called with the share done and the best latency.
@@ -44,10 +44,10 @@ def train(
         _make_folder(out)
     with _quiet_torch(int(rng.integers(2**63))):
         training = Training(simulator, settings, rng, budget_s, out, progress)
-        if seeds is not None:
-            training.seen(seeds, simulator.evaluate(seeds))
         if resume:
             training.restore()
+        else:
+            training.begin(seeds)
         return training.run()
 
 

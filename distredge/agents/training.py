@@ -92,15 +92,20 @@ class Training:
         self._elites = self._make_elites()
         explore = make_exploration(settings, simulator.providers, self._elites, rng)
         self.agent = SplitDdpg(LockstepVecEnv(self._mdp, settings.environments), settings, explore, self._elites, rng)
-        if self._elites is not None:
-            first = starts(simulator)
-            self.seen(first, simulator.evaluate(first))
         self.agent.set_logger(Logger(str(out) if out else None, [TensorBoardOutputFormat(str(out))] if out else []))
 
     def _make_elites(self) -> ElitePool | None:
         if self.settings.elites is None:
             return None
         return ElitePool(self.simulator, self._mdp.formulation, self.settings.elites.keep, self.settings.gamma)
+
+    def begin(self, seeds: IntArray | None) -> None:
+        """Take note of what is known beforehand: the `seeds` and, with elites, plans in proportion to capability."""
+        known = [] if seeds is None else [seeds]
+        if self._elites is not None:
+            known.append(starts(self.simulator))
+        for plans in known:
+            self.seen(plans, self.simulator.evaluate(plans))
 
     def run(self) -> TrainingResult:
         """Train to the end, or until Ctrl-C if there is a folder to keep things in."""
@@ -115,9 +120,14 @@ class Training:
                 raise
             interrupted = True
             self._save_checkpoint()
+            if self.settings.distillation is None:
+                self._set_policy()
+        finally:
+            self.agent.logger.close()
         if self._out is not None:
             write_atomically(self._out / AGENT, self._packed_agent())
-        self._progress(1.0, self.best_latency_ms)
+        if not interrupted:
+            self._progress(1.0, self.best_latency_ms)
         return self._result(interrupted)
 
     def share(self) -> float:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
@@ -60,6 +61,7 @@ class _SubGraph:
 
     def __init__(self, source: OnnxSource, known: str) -> None:
         self._source = source
+        self._opset = max(entry.version for entry in source.model.opset_import if entry.domain in ("", "ai.onnx"))
         self._nodes: list[NodeProto] = []
         self._known = {known, ""}
         self._constants: dict[str, TensorProto] = {}
@@ -79,13 +81,29 @@ class _SubGraph:
 
     def add_slice(self, tensor: str, rows: Interval, result: str) -> None:
         """Append a node that makes `result` from the rows `rows` of `tensor`, counted from its first row."""
-        inputs = [tensor]
-        for part, value in (("start", rows.start), ("stop", rows.stop), ("axis", 2)):
-            name = f"{result}/{part}"
-            self._constants[name] = numpy_helper.from_array(np.array([value], dtype=np.int64), name)
-            self._known.add(name)
-            inputs.append(name)
-        self.add(helper.make_node("Slice", inputs, [result], name=f"{result}/slice"))
+        if self._opset < 10:
+            name, (start, stop) = f"{result}/slice", rows
+            self.add(helper.make_node("Slice", [tensor], [result], name, starts=[start], ends=[stop], axes=[2]))
+            return
+        values = {"start": [rows.start], "stop": [rows.stop], "axis": [2]}
+        inputs = [self._constant(f"{result}/{part}", np.array(value)) for part, value in values.items()]
+        self.add(helper.make_node("Slice", [tensor, *inputs], [result], name=f"{result}/slice"))
+
+    def add_lowest(self, tensor: str, pads: list[int], result: str) -> str:
+        """Append a node that pads `tensor` (top, left, bottom, right) with what no maximum takes; returns `result`.
+
+        ONNX Runtime's own padding is limited to less than the kernel, which a dilated window may pass.
+        """
+        top, left, bottom, right = pads
+        sizes = self._constant(f"{result}/sizes", np.array([0, 0, top, left, 0, 0, bottom, right]))
+        lowest = self._constant(f"{result}/lowest", np.array(np.finfo(np.float32).min))
+        self.add(helper.make_node("Pad", [tensor, sizes, lowest], [result], name=f"{result}/pad"))
+        return result
+
+    def _constant(self, name: str, values: npt.NDArray[np.generic]) -> str:
+        self._constants[name] = numpy_helper.from_array(values, name)
+        self._known.add(name)
+        return name
 
     def model(self, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]) -> ModelProto:
         """The finished model, with the source's operator versions."""
@@ -152,11 +170,14 @@ class _PartCutter:
         ahead = max(0, -((want.start - reads.start) // stride))
         top = want.start - reads.start + ahead * stride
         bottom = max(0, reads.stop - want.stop)
-        _, left, declared, right = attribute(node, "pads", None)
-        if node.op_type != "Conv":  # what ceil mode adds beyond the padding is the pooling's own affair
-            bottom = min(bottom, declared)
-        next(a for a in node.attribute if a.name == "pads").ints[:] = [top, left, bottom, right]
+        _, left, _, right = attribute(node, "pads", None)
+        pads = [top, left, bottom, right]
         node.input[0] = self._rows_of(node.input[0], want)
+        kernel = attribute(node, "kernel_shape", None)
+        if node.op_type == "MaxPool" and any(pad >= size for pad, size in zip(pads, kernel * 2, strict=True)):
+            node.input[0] = self._out.add_lowest(node.input[0], pads, f"{node.output[0]}/padded")
+            pads = [0, 0, 0, 0]
+        next(a for a in node.attribute if a.name == "pads").ints[:] = pads
         if not ahead and reads.stop >= want.stop:
             self._out.add(node)
             return

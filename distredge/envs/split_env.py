@@ -28,7 +28,7 @@ class SplitEnv(gymnasium.Env[Float32Array, Float32Array]):
     of a scenario without a trace does not change.
     """
 
-    metadata = {"render_modes": ["ansi"]}
+    metadata = {"render_modes": ["ansi"], "render_fps": 1}
 
     def __init__(
         self,

@@ -21,11 +21,13 @@ from distredge.errors import InputError
 
 
 def create_keys(folder: Path, names: Iterable[str]) -> None:
-    """Make a key pair for each name; the private part of the folder is readable by its owner only."""
+    """Make a key pair for each name that has none there; the private part is readable by its owner only."""
     public, private = folder / "public", folder / "private"
     public.mkdir(parents=True, exist_ok=True)
     private.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name in names:
+        if (private / f"{_checked(name)}.key_secret").exists():
+            continue
         made_public, made_secret = auth.create_certificates(private, name)
         Path(made_secret).chmod(0o600)
         shutil.move(made_public, public / f"{name}.key")
@@ -43,9 +45,10 @@ class Keys:
     @classmethod
     def load(cls, folder: Path, name: str) -> Keys:
         """Read them; raises `InputError` if the node has no key there."""
-        public, secret = _read(folder / "private" / f"{name}.key_secret")
+        path = folder / "private" / f"{_checked(name)}.key_secret"
+        public, secret = _read(path)
         if secret is None:
-            raise InputError(f"'{folder / 'private' / name}.key_secret' holds no secret key")
+            raise InputError(f"'{path}' holds no secret key: make keys with `distredge keys`")
         return cls(folder, name, public, secret)
 
     def start_gate(self, context: zmq.Context[zmq.Socket[bytes]]) -> ThreadAuthenticator:
@@ -62,12 +65,19 @@ class Keys:
 
     def of(self, peer: str) -> bytes:
         """The public key of another node; raises `InputError` without it."""
-        return _read(self.folder / "public" / f"{peer}.key")[0]
+        return _read(self.folder / "public" / f"{_checked(peer)}.key")[0]
 
     def secure_caller(self, socket: zmq.Socket[bytes], peer_key: bytes) -> None:
         """Make a socket that will be connected talk only to the node with this public key."""
         socket.curve_serverkey = peer_key
         socket.curve_publickey, socket.curve_secretkey = self.public, self.secret
+
+
+def _checked(name: str) -> str:
+    """A name that cannot lead out of its folder: peers' names come from the network."""
+    if not name or Path(name).name != name:
+        raise InputError(f"'{name}' names no key: names of keys have no slashes")
+    return name
 
 
 def _read(path: Path) -> tuple[bytes, bytes | None]:

@@ -145,7 +145,9 @@ class Failed(_Message, frozen=True):
 
 
 class Stop(_Message, frozen=True):
-    """Requester to provider: the session ends."""
+    """Requester to provider: the session ends; with `report`, its totals are wanted."""
+
+    report: bool
 
 
 class Report(_Message, frozen=True):

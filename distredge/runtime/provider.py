@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
 import sys
 import time
@@ -115,8 +116,9 @@ class Provider:
         elif isinstance(message, ModelChunk):
             self._add_model(session, message, payload)
         elif isinstance(message, Stop):
-            totals = session.compute_ms, self._inbox.bytes_in, self._sender.bytes_out, session.rows
-            self._sender.put(REQUESTER, Report(session.id, self.name, *totals))
+            if message.report:
+                totals = session.compute_ms, self._inbox.bytes_in, self._sender.bytes_out, session.rows
+                self._sender.put(REQUESTER, Report(session.id, self.name, *totals))
             self._end_session()
         elif not isinstance(message, Heartbeat):
             raise MessageError(f"{type(message).__name__} is for requesters")
@@ -231,7 +233,10 @@ def serve_provider(
 
 
 def _await_end_of_input(stop: Event) -> None:
-    """Set `stop` when whoever started this process has closed its end of the pipe, or is gone."""
-    while sys.stdin.buffer.read(4096):
+    """Set `stop` when whoever started this process has closed its end of the pipe, or is gone.
+
+    Reads past `sys.stdin`, whose lock a thread must not hold when the interpreter ends.
+    """
+    while os.read(0, 4096):
         pass
     stop.set()

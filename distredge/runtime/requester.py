@@ -115,7 +115,7 @@ class Requester:
         if keys is None and not all(is_loopback(parse_address(a)[0]) for a in self._addresses.values()):
             raise InputError("providers on other machines are reached with keys only: add --keys")
         self._session = secrets.token_hex(8)
-        self._frames = 0
+        self._frames, self._finished = 0, False
         self._started: dict[int, float] = {}
         self._outputs: dict[int, dict[str, npt.NDArray[np.float32]]] = {}
         self._heard: dict[str, float] = {}
@@ -172,7 +172,8 @@ class Requester:
     def finish(self, timeout_s: float = 3.0) -> dict[str, Report]:
         """End the session; the totals of the providers that tell them in time."""
         for name in self._stages:
-            self._sender.put(name, Stop(self._session))
+            self._sender.put(name, Stop(self._session, report=True))
+        self._finished = True
         reports: dict[str, Report] = {}
         deadline = time.monotonic() + timeout_s
         while len(reports) < len(self._stages) and time.monotonic() < deadline:
@@ -338,8 +339,9 @@ class Requester:
 
     def _close(self, patience_s: float) -> None:
         self._sender.patience_s = patience_s
-        for name in self._stages:
-            self._sender.put(name, Stop(self._session))
+        if not self._finished:
+            for name in self._stages:
+                self._sender.put(name, Stop(self._session, report=False))
         self._sender.stop()
         self._stop.set()
         self._receiver.join()

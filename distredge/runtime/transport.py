@@ -280,9 +280,9 @@ class Sender(Thread):
             chunk = item.payload[offset : offset + size]
             self._pace(item.ready, len(chunk))
             message = msgspec.structs.replace(item.message, offset=offset)
+            self.bytes_out += len(chunk)  # before it leaves: whoever has got it may ask for the sum
             if not self._connections.send(item.peer, message, chunk, self.patience_s):
                 return False
-            self.bytes_out += len(chunk)
         return True
 
     def _pace(self, ready: float, payload_bytes: int) -> None:

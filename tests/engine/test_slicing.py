@@ -106,6 +106,25 @@ def test_the_last_row_that_ceil_mode_adds(tmp_path: Path, op: str) -> None:
     assert difference(one_row_each(graph), Undivided(graph).run(image(graph))) <= TOLERANCE
 
 
+def test_ceil_mode_with_a_dilated_window_that_passes_the_end_by_more_than_its_kernel(tmp_path: Path) -> None:
+    toy = ToyModel(np.random.default_rng(2), 2, 7, 6)
+    x = toy.conv(toy.image, 3, pads=(1, 1, 1, 1))
+    graph = load(toy.finish(toy.node("MaxPool", [x.tensor], kernel_shape=(2, 1), strides=(4, 1), dilations=(4, 1),
+                                     ceil_mode=1)), tmp_path)  # fmt: skip
+    assert graph.layers[-1].height == 2
+    assert difference(one_row_each(graph), Undivided(graph).run(image(graph))) <= TOLERANCE
+
+
+def test_a_model_of_an_old_operator_set(tmp_path: Path) -> None:
+    toy = ToyModel(np.random.default_rng(6), 2, 12, 6)
+    x = toy.conv(toy.image, 3, pads=(1, 1, 1, 1))
+    model = toy.finish(toy.binary(x, toy.conv(x, 3, pads=(1, 1, 1, 1))))
+    del model.opset_import[:]
+    model.opset_import.append(onnx.helper.make_opsetid("", 8))
+    graph = load(model, tmp_path)
+    assert difference(one_row_each(graph), Undivided(graph).run(image(graph))) <= TOLERANCE
+
+
 def test_rows_that_a_stride_skips_are_not_read(tmp_path: Path) -> None:
     toy = ToyModel(np.random.default_rng(3), 2, 12, 4)
     graph = load(toy.finish(toy.conv(toy.image, 2, kernel=(1, 1), stride=3)), tmp_path)

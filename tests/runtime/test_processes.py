@@ -6,11 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from distredge.engine.base import FloatRows
@@ -41,8 +41,16 @@ def keys(tmp_path: Path) -> Path:
     return tmp_path / "keys"
 
 
-def children() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if "provider" in p.cmdline()]
+def children() -> list[int]:
+    """Processes that this one has started and that are still there."""
+    return [int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def endless(image: FloatRows) -> Iterator[FloatRows]:
@@ -88,7 +96,7 @@ def test_a_provider_that_is_killed_is_named_and_nobody_waits(graph: LayerGraph, 
     assert not children()
 
 
-def test_providers_end_when_the_process_that_started_them_is_killed(keys: Path) -> None:
+def test_providers_end_when_the_process_that_started_them_is_killed(keys: Path, tmp_path: Path) -> None:
     code = f"""
 import sys, time
 from pathlib import Path
@@ -97,13 +105,16 @@ with Launcher({NAMES!r}, Path({str(keys)!r})) as launcher:
     print(*launcher.process_ids().values(), flush=True)
     time.sleep(60)
 """
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment) as parent:
         assert parent.stdout is not None
-        providers = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
-        assert len(providers) == 2
+        providers = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(providers) == 2 and all(is_running(pid) for pid in providers)
         parent.kill()
-    _, alive = psutil.wait_procs(providers, timeout=10)
-    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+    deadline = time.monotonic() + 10
+    while any(is_running(pid) for pid in providers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(is_running(pid) for pid in providers)
 
 
 def test_a_provider_that_cannot_start_says_why_in_one_line(keys: Path) -> None:
@@ -113,9 +124,11 @@ def test_a_provider_that_cannot_start_says_why_in_one_line(keys: Path) -> None:
     assert not children()
 
 
-def test_a_terminated_provider_ends_at_once_without_a_word(keys: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["--until-stdin-closes"]])
+def test_a_terminated_provider_ends_without_a_word(options: list[str]) -> None:
     command = [sys.executable, "-m", "distredge", "provider", "--name", "a", "--listen", "127.0.0.1:0", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([*command, *options], **pipes) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.terminate()

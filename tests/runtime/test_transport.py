@@ -94,11 +94,15 @@ def test_private_keys_are_private(tmp_path: Path) -> None:
     assert b"secret-key" not in (tmp_path / "public" / "a.key").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["nobody", "../private/a"])
-def test_a_missing_key_is_bad_input(tmp_path: Path, name: str) -> None:
-    create_keys(tmp_path, ["a"])
-    with pytest.raises(InputError, match="distredge keys"):
+@pytest.mark.parametrize(
+    ("name", "reason"), [("nobody", "distredge keys"), ("../private/a", "slashes"), ("", "slashes")]
+)
+def test_a_missing_key_is_bad_input(tmp_path: Path, name: str, reason: str) -> None:
+    own = keys_for(tmp_path, "a")["a"]
+    with pytest.raises(InputError, match=reason):
         Keys.load(tmp_path, name)
+    with pytest.raises(InputError, match=reason):
+        own.of(name)
 
 
 def test_a_peer_that_is_not_there_is_reported_once(context: Context) -> None:
