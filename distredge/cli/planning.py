@@ -1,4 +1,7 @@
-"""`distredge partition`, `train`, `plan`, `simulate`: from a model and a scenario to a plan and what it promises."""
+"""`distredge partition`, `train`, `plan`, `simulate`: from a model and a scenario to a plan and what it promises.
+
+What needs Numba is imported by the command that uses it, so that `distredge provider` starts quickly on a small device.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,17 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from distredge.api import make_task
 from distredge.cli.models import Model
 from distredge.cli.output import JsonFlag, Seed, console, emit, progress_bar, table
 from distredge.model.graph import LayerGraph
 from distredge.model.load import load_model
 from distredge.partitioning.lcpss import ALPHA, SAMPLES, greedy, scorer
 from distredge.planners import METHODS, planner
-from distredge.planners.base import make_plan
 from distredge.plans.plan import Plan
 from distredge.plans.scheme import PartitionScheme
 from distredge.scenario import Scenario, load_scenario
 from distredge.simulate.costs import VolumeCosts
 from distredge.simulate.memory import check_memory
-from distredge.simulate.simulator import Simulator
 from distredge.simulate.timeline import Timeline, trace
 
 ScenarioName = Annotated[
@@ -89,6 +89,8 @@ def train(
 
     Example: distredge train vgg16 --scenario db-50 --out runs/db-50 --budget-s 60
     """
+    from distredge.api import make_task
+    from distredge.planners.base import make_plan
     from distredge.planners.distredge import train_planner
 
     graph, chosen = load_model(model), load_scenario(scenario)
@@ -124,6 +126,9 @@ def plan(
 
     Example: distredge plan vgg16 --scenario db-50 --method osds --out plan.json
     """
+    from distredge.api import make_task
+    from distredge.planners.base import make_plan
+
     chosen_method = planner(method)
     graph, chosen = load_model(model), load_scenario(scenario)
     with progress_bar(f"planning with {method}") as progress:
@@ -160,6 +165,8 @@ def simulate(
 
     Example: distredge simulate plan.json --scenario db-50 --plot plan.png
     """
+    from distredge.simulate.simulator import Simulator
+
     made, chosen = Plan.load(plan_file), load_scenario(scenario)
     graph = model_of(made, model)
     bound = made.bind(graph)

@@ -8,14 +8,12 @@ from typing import Annotated
 
 import typer
 
-from distredge.api import make_task
 from distredge.cli.output import JsonFlag, Seed, console, emit, errors, progress_bar, table
 from distredge.cli.planning import calibration_note
 from distredge.cli.running import run_up
 from distredge.model.graph import LayerGraph
 from distredge.model.load import load_model
 from distredge.planners import planner
-from distredge.planners.base import make_plan
 from distredge.plans.plan import Plan
 from distredge.plots import draw_plan
 from distredge.resources import write_atomically
@@ -67,6 +65,9 @@ def quickstart(
 
 
 def _plan(graph: LayerGraph, scenario: Scenario, method: str, seed: int) -> tuple[Plan, float]:
+    from distredge.api import make_task
+    from distredge.planners.base import make_plan
+
     errors.print(f"planning: {METHODS[method]}")
     started = time.perf_counter()
     with progress_bar(f"planning with {method}") as progress:

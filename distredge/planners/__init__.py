@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from distredge.errors import UnknownNameError
-from distredge.planners.base import Planner
+
+if TYPE_CHECKING:
+    from distredge.planners.base import Planner
 
 METHODS = {
     "osds": ("distredge.planners.distredge", "Osds"),
@@ -22,6 +25,5 @@ def planner(name: str) -> Planner:
     if name not in METHODS:
         raise UnknownNameError("method", name, METHODS)
     module, cls = METHODS[name]
-    made = getattr(import_module(module), cls)()
-    assert isinstance(made, Planner)
+    made: Planner = getattr(import_module(module), cls)()
     return made

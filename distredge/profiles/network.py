@@ -19,6 +19,10 @@ MESSAGE_MS = 0.25
 """Fixed cost of a message at its receiver, in ms, on top of its bytes."""
 
 
+TIE_MS = 1e-9
+"""Arrivals at a link that differ by less are at the same moment; equal devices often have such."""
+
+
 def ms_per_byte(rate_mbps: float) -> float:
     """Time that a payload byte occupies a paced link of `rate_mbps`; 0 for an infinite rate."""
     return 8.0 * WIRE_OVERHEAD / (PACE * rate_mbps * 1000.0)

@@ -69,7 +69,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FrameResult:
-    """The model's outputs for an image, and the time from handing the image in until the last byte was back."""
+    """The model's outputs for an image, and the time from its rows' being queued until the last byte was back."""
 
     index: int
     outputs: dict[str, npt.NDArray[np.float32]]
@@ -241,10 +241,12 @@ class Requester:
 
     def _submit(self, image: FloatRows) -> None:
         frame, self._frames = self._frames, self._frames + 1
-        self._started[frame] = time.monotonic()
+        messages: list[tuple[str, Message, memoryview]] = []
         for send in image_rows(self._bound):
             data, scale = pack(image[:, :, send.rows[0] : send.rows[1]], self._wire)
-            self._sender.put(send.peer, RowsChunk(self._session, frame, 0, send.rows, 0, scale), data)
+            messages.append((send.peer, RowsChunk(self._session, frame, 0, send.rows, 0, scale), data))
+        self._started[frame] = time.monotonic()  # the image is split beforehand, as in the paper (section V-A)
+        self._sender.put_together(messages)
 
     def _next_result(self, first: int) -> FrameResult:
         """The next result, its index counted from the frame `first`."""

@@ -13,7 +13,7 @@ import queue
 import socket as sockets
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from threading import Thread
 from typing import TypeAlias
@@ -241,13 +241,20 @@ class Sender(Thread):
         self.patience_s = CONNECT_S
         self._connections = Connections(context, keys)
         self._on_lost = on_lost
-        self._queue: queue.SimpleQueue[_Outgoing | _Reset | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[_Outgoing, ...] | _Reset | None] = queue.SimpleQueue()
         self._rate_mbps, self._chunk_bytes, self._free = math.inf, CHUNK_BYTES, 0.0
         self._lost: set[str] = set()
 
     def put(self, peer: str, message: Message, payload: memoryview | None = None) -> None:
         """Queue a message; a message with payload is sent as one or more chunks, each with its offset."""
-        self._queue.put(_Outgoing(peer, message, payload or memoryview(b"")))
+        self.put_together([(peer, message, payload or memoryview(b""))])
+
+    def put_together(self, messages: Iterable[tuple[str, Message, memoryview]]) -> None:
+        """Queue (peer, message, payload) that are sent chunk by chunk in turn: no peer waits for another's bytes.
+
+        On a link of finite rate they go one after the other, as a queue of messages does.
+        """
+        self._queue.put(tuple(_Outgoing(*item) for item in messages))
 
     def reset(self, peers: Mapping[str, Peer], rate_mbps: float = math.inf, chunk_bytes: int = CHUNK_BYTES) -> None:
         """Talk to these nodes from now on, no faster than `rate_mbps`."""
@@ -266,24 +273,34 @@ class Sender(Thread):
                 self._rate_mbps, self._chunk_bytes = item.rate_mbps, item.chunk_bytes
                 self._free, self.bytes_out = 0.0, 0
                 self._lost.clear()
-            elif item.peer not in self._lost and not self._send(item):
-                self._lost.add(item.peer)
-                self._on_lost(item.peer)
+            else:
+                self._send_together(item)
         self._connections.close()
 
-    def _send(self, item: _Outgoing) -> bool:
-        """Send a message's chunks; False if the peer does not take them."""
-        if not item.payload:
-            return self._connections.send(item.peer, item.message, b"", self.patience_s)
+    def _send_together(self, group: tuple[_Outgoing, ...]) -> None:
+        under_way = [self._chunks(item) for item in group]
+        while under_way:
+            turn = under_way[:1] if math.isfinite(self._rate_mbps) else list(under_way)
+            for chunks in turn:
+                if not next(chunks, False):
+                    under_way.remove(chunks)
+
+    def _chunks(self, item: _Outgoing) -> Iterator[bool]:
+        """Send a message's next chunk at each step; ends early if the peer does not take one."""
         size = MAX_PAYLOAD_BYTES if isinstance(item.message, ModelChunk) else self._chunk_bytes
-        for offset in range(0, len(item.payload), size):
-            chunk = item.payload[offset : offset + size]
-            self._pace(item.ready, len(chunk))
-            message = msgspec.structs.replace(item.message, offset=offset)
-            self.bytes_out += len(chunk)  # before it leaves: whoever has got it may ask for the sum
+        for offset in range(0, len(item.payload) or 1, size):
+            chunk, message = item.payload[offset : offset + size], item.message
+            if chunk:
+                self._pace(item.ready, len(chunk))
+                message = msgspec.structs.replace(message, offset=offset)
+                self.bytes_out += len(chunk)  # before it leaves: whoever has got it may ask for the sum
+            if item.peer in self._lost:
+                return
             if not self._connections.send(item.peer, message, chunk, self.patience_s):
-                return False
-        return True
+                self._lost.add(item.peer)
+                self._on_lost(item.peer)
+                return
+            yield True
 
     def _pace(self, ready: float, payload_bytes: int) -> None:
         """Wait until a link of the set rate would have taken the payload."""

@@ -26,12 +26,10 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from distredge.profiles.network import TIE_MS
+
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-
-
-TIE_MS = 1e-9
-"""Arrivals that differ by less are at the same moment; equal devices often have such."""
 
 
 class Problem(NamedTuple):

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from distredge.errors import PlanError
 from distredge.geometry.interval import Interval
 from distredge.plans.plan import BoundPlan, Prediction
-from distredge.profiles.network import MESSAGE_MS, QUANTUM_BYTES, ms_per_byte
+from distredge.profiles.network import MESSAGE_MS, QUANTUM_BYTES, TIE_MS, ms_per_byte
 from distredge.scenario import Scenario
 from distredge.simulate.costs import VolumeCosts
-from distredge.simulate.kernel import TIE_MS
 
 REQUESTER = "requester"
 

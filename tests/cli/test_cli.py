@@ -193,7 +193,7 @@ def test_no_traceback_from_the_real_program(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("module", ["torch", "gymnasium", "stable_baselines3", "matplotlib", "onnxruntime"])
+@pytest.mark.parametrize("module", ["torch", "gymnasium", "stable_baselines3", "matplotlib", "onnxruntime", "numba"])
 def test_help_is_light(module: str) -> None:
     code = f"import sys; from distredge.cli.main import run; run(['--help']); sys.exit('{module}' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
