@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 import distredge
-from distredge.plans.plan import ModelRef, Plan, VolumePlan
+from distredge.planners.base import Strategy, draft
 from distredge.simulate.costs import VolumeCosts
 from distredge.simulate.simulator import Simulator
 from distredge.simulate.timeline import trace
@@ -49,16 +49,6 @@ def _references(simulator: Simulator, costs: VolumeCosts, batch: np.ndarray) -> 
 
 
 def _reference(simulator: Simulator, costs: VolumeCosts, cuts: np.ndarray) -> float:
-    graph, names = simulator.graph, simulator.scenario.provider_names
-    plan = Plan(
-        method="benchmark",
-        model=ModelRef(name=graph.name, sha256=graph.sha256, input_shape=graph.input_shape),
-        scenario=simulator.scenario.name,
-        providers=names,
-        volumes=tuple(
-            VolumePlan(layers=v, cuts=tuple(int(x) for x in c))
-            for v, c in zip(simulator.scheme.volumes, cuts, strict=True)
-        ),
-        head_provider=names[int(np.argmax(np.diff(cuts[-1])))],
-    )
-    return trace(plan.bind(graph), simulator.scenario, costs).latency_ms
+    scenario = simulator.scenario
+    plan = draft(Strategy(simulator.scheme, scenario, cuts, 0.0), scenario, "benchmark", 0)
+    return trace(plan.bind(simulator.graph), scenario, costs).latency_ms

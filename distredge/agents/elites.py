@@ -52,6 +52,7 @@ class ElitePool:
         self._gamma = gamma
         self.cuts: IntArray = np.zeros((0, len(simulator.heights), simulator.providers + 1), dtype=np.int64)
         self.latency_ms: FloatArray = np.zeros(0)
+        self.transitions: Transitions  # of the plans; from the first offer on
         self.version = 0
         """Grows whenever a plan comes in."""
 

@@ -69,22 +69,27 @@ def simulator_for(task: Task, scheme: PartitionScheme, scenario: Scenario | None
     return Simulator(task.graph, scenario or task.scenario, scheme, task.costs)
 
 
-def make_plan(task: Task, strategy: Strategy, method: str, seed: int) -> Plan:
-    """A strategy as a plan, with its prediction; raises `PlanError` if a provider's memory is too small."""
+def draft(strategy: Strategy, scenario: Scenario, method: str, seed: int) -> Plan:
+    """A strategy for a scenario as a plan file's value, without a prediction."""
+    graph, names = strategy.scheme.graph, strategy.scenario.provider_names
     volumes = tuple(
-        VolumePlan(layers=names, cuts=tuple(int(c) for c in cuts))
-        for names, cuts in zip(strategy.scheme.volumes, strategy.cuts, strict=True)
+        VolumePlan(layers=layers, cuts=tuple(int(c) for c in cuts))
+        for layers, cuts in zip(strategy.scheme.volumes, strategy.cuts, strict=True)
     )
-    names = strategy.scenario.provider_names
-    plan = Plan(
+    return Plan(
         method=method,
         seed=seed,
-        model=ModelRef(name=task.graph.name, sha256=task.graph.sha256, input_shape=task.graph.input_shape),
-        scenario=task.scenario.name,
+        model=ModelRef(name=graph.name, sha256=graph.sha256, input_shape=graph.input_shape),
+        scenario=scenario.name,
         providers=names,
         volumes=volumes,
         head_provider=names[int(np.argmax(np.diff(strategy.cuts[-1])))],
     )
+
+
+def make_plan(task: Task, strategy: Strategy, method: str, seed: int) -> Plan:
+    """A strategy as a plan, with its prediction; raises `PlanError` if a provider's memory is too small."""
+    plan = draft(strategy, task.scenario, method, seed)
     bound = plan.bind(task.graph)
     check_memory(bound, task.scenario)
     return plan.model_copy(update={"predicted": trace(bound, task.scenario, task.costs).prediction()})

@@ -17,7 +17,8 @@ from distredge.errors import PlanError
 from distredge.geometry.interval import Interval
 from distredge.model.graph import LayerGraph
 from distredge.model.load import load_model
-from distredge.plans.plan import BoundPlan, ModelRef, Plan, VolumePlan
+from distredge.planners.base import Strategy, draft
+from distredge.plans.plan import BoundPlan
 from distredge.plans.scheme import PartitionScheme
 from distredge.profiles.network import MESSAGE_MS, QUANTUM_BYTES, occupancy_ms
 from distredge.scenario import Scenario
@@ -38,20 +39,8 @@ def random_scheme(graph: LayerGraph, rng: np.random.Generator) -> PartitionSchem
 
 
 def plan_of(simulator: Simulator, cuts: np.ndarray) -> BoundPlan:
-    names = simulator.scenario.provider_names
-    graph = simulator.graph
-    plan = Plan(
-        method="test",
-        model=ModelRef(name=graph.name, sha256=graph.sha256, input_shape=graph.input_shape),
-        scenario=simulator.scenario.name,
-        providers=names,
-        volumes=tuple(
-            VolumePlan(layers=v, cuts=tuple(int(x) for x in c))
-            for v, c in zip(simulator.scheme.volumes, cuts, strict=True)
-        ),
-        head_provider=names[int(np.argmax(np.diff(cuts[-1])))],
-    )
-    return plan.bind(graph)
+    strategy = Strategy(simulator.scheme, simulator.scenario, cuts, 0.0)
+    return draft(strategy, simulator.scenario, "test", 0).bind(simulator.graph)
 
 
 @pytest.fixture(scope="module")
