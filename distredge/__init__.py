@@ -13,7 +13,10 @@ Names are loaded when they are first used, so that a device that only computes n
 from __future__ import annotations
 
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING
+
+from wrapt import when_imported
 
 __version__ = "0.1.0"
 
@@ -50,6 +53,15 @@ __all__ = [
     "partition",
     "plan",
 ]
+
+
+@when_imported("gymnasium")
+def _register_environment(gymnasium: ModuleType) -> None:
+    """Make `gymnasium.make("distredge/VerticalSplit-v0")` work, whichever of the two is imported first.
+
+    Gymnasium has no entry points for environments any more, and importing it here would burden every device.
+    """
+    gymnasium.register(id="distredge/VerticalSplit-v0", entry_point="distredge.envs.split_env:SplitEnv")
 
 
 def __getattr__(name: str) -> object:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -169,7 +171,7 @@ def test_episodes_in_lock_step_equal_single_ones(seed: int, formulation: str) ->
 
 
 def test_made_by_gymnasium_it_renders_what_is_split() -> None:
-    env = gymnasium.make("distredge.envs:distredge/VerticalSplit-v0", simulator=simulator(), render_mode="ansi")
+    env = gymnasium.make("distredge/VerticalSplit-v0", simulator=simulator(), render_mode="ansi")
     env.reset(seed=0)
     env.step(np.zeros(3, dtype=np.float32))
     text = env.render()
@@ -188,3 +190,10 @@ def test_what_cannot_be_is_refused() -> None:
         SplitEnv(simulator=simulator(), formulation="papr")
     with pytest.raises(InputError, match="offload"):
         SplitEnv(simulator=simulator(0, 1))
+
+
+@pytest.mark.parametrize("order", ["import distredge, gymnasium", "import gymnasium, distredge"])
+def test_gymnasium_knows_the_environment_whichever_is_imported_first(order: str) -> None:
+    code = f"{order}; gymnasium.make('distredge/VerticalSplit-v0', model='vgg16', scenario='db-50').reset(seed=0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
