@@ -32,7 +32,7 @@ SCREEN_STEPS = 1500
 POOL = 8
 """Strategies that are kept and varied."""
 
-ROUNDS = 60
+ROUNDS = 120
 """Variations tried when no budget is given."""
 
 ROUND_STEPS = 40_000
