@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from distredge.errors import InputError
 from distredge.model.graph import LayerGraph
 from distredge.partitioning.lcpss import ALPHA, SAMPLES, lcpss
 from distredge.planners import planner
@@ -46,7 +47,9 @@ def plan(
 def make_task(
     graph: LayerGraph, scenario: Scenario, seed: int, budget_s: float | None, progress: Progress | None
 ) -> Task:
-    """What a planner is asked."""
+    """What a planner is asked; raises `InputError` for a negative seed or a budget that is not positive."""
+    if seed < 0 or (budget_s is not None and budget_s <= 0):
+        raise InputError("the seed must not be negative, and a budget must be more than 0 seconds")
     costs = VolumeCosts(graph, scenario.profiles)
     task = Task(graph, scenario, np.random.default_rng(seed), costs, budget_s)
     return task if progress is None else Task(graph, scenario, task.rng, costs, budget_s, progress)

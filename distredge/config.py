@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import json
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from distredge.errors import InputError
 
@@ -22,10 +22,41 @@ class Frozen(BaseModel):
 Model = TypeVar("Model", bound=BaseModel)
 
 
+def _no_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("should be a number, not true or false")
+    return value
+
+
+Whole = Annotated[int, Field(strict=True)]
+"""An integer that is written as one."""
+
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+"""A finite number."""
+
+Version1 = Annotated[Literal[1], BeforeValidator(_no_bool)]
+"""`schema_version` of the files that this release reads and writes."""
+
+ElementBytes = Annotated[Literal[1, 2, 4], BeforeValidator(_no_bool)]
+"""What an element may take."""
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for i, key in enumerate(keys):
+            if any(key.value == earlier.value for earlier in keys[:i]):
+                problem = f"the key '{key.value}' is given twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path, model: type[Model], error: type[InputError]) -> Model:
     """The value that a YAML file describes; raises `error` with one line if it cannot be read or is malformed."""
     try:
-        data = yaml.safe_load(_read(path, error))
+        data = yaml.load(_read(path, error), _UniqueKeys)
     except (yaml.YAMLError, ValueError, RecursionError) as exc:  # ValueError: a date or a number that is none
         raise error(f"{path}: not valid YAML: {' '.join(str(exc).split())}") from exc
     return validate(data, model, error, str(path))

@@ -7,7 +7,8 @@ from typing import Any
 
 from distredge.errors import DependencyError
 from distredge.plans.plan import Plan
-from distredge.simulate.timeline import REQUESTER, Timeline
+from distredge.scenario import REQUESTER
+from distredge.simulate.timeline import Timeline
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#222255")
 """One a provider, told apart also by colour-blind readers; they repeat after eight."""

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import platformdirs
 
+from distredge.errors import InputError
+
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -32,9 +34,21 @@ def cache_dir() -> Path:
     return path
 
 
+def check_writable(path: Path) -> None:
+    """Make the folder of a file that will be written; raises `InputError` if that, or such a file, cannot be."""
+    if not path.name or path.is_dir():
+        raise InputError(f"'{path}' is a folder: give the name of a file in it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise InputError(f"cannot write '{path}': '{exc.filename}': {exc.strerror}") from exc
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"cannot write '{path}': no permission in its folder")
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader, or an interruption, never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.write_bytes(content if isinstance(content, bytes) else content.encode())

@@ -84,7 +84,7 @@ class Training:
         self._progress = progress
         self.episodes = 0
         self._batches = 0
-        self._saved_at = 0.0
+        self._saved_at = -math.inf
         self.best_latency_ms = math.inf
         self.best_cuts: IntArray | None = None
         self._best_policy: dict[str, torch.Tensor] = {}

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import typer
 
 from distredge.cli import models, planning, profiles, quickstart, running
+from distredge.cli.output import interrupt
 from distredge.errors import DistrEdgeError
 
 _UsageProblem: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 
 app = typer.Typer(
     name="distredge",
@@ -23,7 +28,9 @@ for commands in (quickstart, models, profiles, planning, running):
 
 
 def main() -> None:
-    """Run the command of `sys.argv` and leave with its exit code."""
+    """Run the command of `sys.argv` and leave with its exit code; being terminated cleans up as Ctrl-C does."""
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     sys.exit(run(sys.argv[1:]))
 
 
@@ -36,9 +43,11 @@ def run(arguments: list[str]) -> int:
     except _UsageProblem as exc:
         return _fail(f"{exc.format_message()} (see distredge {_command(arguments)}--help)", 2)  # type: ignore[attr-defined]
     except typer.Abort:
-        return _fail("interrupted", 130)
+        return _fail("interrupted", INTERRUPTED)
     except OSError as exc:
         return _fail(f"{exc.filename or ''}: {exc.strerror or exc}".lstrip(": "), 1)
+    if code == INTERRUPTED:  # typer's answer to Ctrl-C
+        return _fail("interrupted", INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 

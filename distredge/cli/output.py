@@ -6,7 +6,9 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from threading import Event
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -52,6 +54,15 @@ def _text(cell: object) -> str:
     return f"{cell:,}" if isinstance(cell, int) else f"{cell:,.2f}"
 
 
+_interrupted = Event()
+
+
+def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """What Ctrl-C does. Compiled code may lose the exception, so the next sign of progress raises it again."""
+    _interrupted.set()
+    raise KeyboardInterrupt
+
+
 @contextmanager
 def progress_bar(title: str, unit: str = "ms") -> Iterator[PlannerProgress]:
     """A bar on stderr with the time left; yields a function (share done, best value so far)."""
@@ -64,4 +75,11 @@ def progress_bar(title: str, unit: str = "ms") -> Iterator[PlannerProgress]:
     )
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task(title, total=1.0, best="")
-        yield lambda share, best: bar.update(task, completed=share, best=f"{best:.1f} {unit}")
+
+        def tell(share: float, best: float) -> None:
+            if _interrupted.is_set():
+                _interrupted.clear()
+                raise KeyboardInterrupt
+            bar.update(task, completed=share, best=f"{best:.1f} {unit}")
+
+        yield tell

@@ -13,13 +13,14 @@ import numpy as np
 import typer
 
 from distredge.cli.models import Model
-from distredge.cli.output import JsonFlag, Seed, console, emit, progress_bar, table
+from distredge.cli.output import JsonFlag, Seed, console, emit, errors, progress_bar, table
 from distredge.model.graph import LayerGraph
 from distredge.model.load import load_model
 from distredge.partitioning.lcpss import ALPHA, SAMPLES, greedy, scorer
 from distredge.planners import METHODS, planner
 from distredge.plans.plan import Plan
 from distredge.plans.scheme import PartitionScheme
+from distredge.resources import check_writable
 from distredge.scenario import Scenario, load_scenario
 from distredge.simulate.costs import VolumeCosts
 from distredge.simulate.memory import check_memory
@@ -99,6 +100,8 @@ def train(
         strategy, result = train_planner(task, preset, out, resume)
     made = make_plan(task, strategy, "osds-paper" if preset == "paper" else "osds", seed)
     made.save(out / "plan.json")
+    if result.interrupted:
+        errors.print("interrupted: kept what was found; --resume goes on from there")
     data = {
         "plan": str(out / "plan.json"),
         "policy_latency_ms": result.policy_latency_ms,
@@ -131,6 +134,8 @@ def plan(
 
     chosen_method = planner(method)
     graph, chosen = load_model(model), load_scenario(scenario)
+    if out is not None:
+        check_writable(out)
     with progress_bar(f"planning with {method}") as progress:
         started = time.perf_counter()
         task = make_task(graph, chosen, seed, budget_s, progress)
@@ -167,6 +172,8 @@ def simulate(
     """
     from distredge.simulate.simulator import Simulator
 
+    if plot is not None:
+        check_writable(plot)
     made, chosen = Plan.load(plan_file), load_scenario(scenario)
     graph = model_of(made, model)
     bound = made.bind(graph)

@@ -16,7 +16,7 @@ from distredge.model.load import load_model
 from distredge.profiles.store import list_profiles, load_profile
 from distredge.profiles.table import TableProfile
 
-Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the engine.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="Threads of the engine.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -16,7 +16,7 @@ from distredge.model.load import load_model
 from distredge.planners import planner
 from distredge.plans.plan import Plan
 from distredge.plots import draw_plan
-from distredge.resources import write_atomically
+from distredge.resources import check_writable, write_atomically
 from distredge.runtime.run import RunOptions
 from distredge.scenario import Scenario, load_scenario
 from distredge.simulate.timeline import trace
@@ -47,6 +47,7 @@ def quickstart(
 
     Example: distredge quickstart
     """
+    check_writable(out / "results.json")
     errors.print(f"loading {model} (the first time it is exported to ONNX)")
     graph, chosen = load_model(model), load_scenario(scenario)
     rows, written = [], []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,7 +17,7 @@ from distredge.errors import InputError, VerificationError
 from distredge.plans.plan import BoundPlan, Plan
 from distredge.runtime.requester import FrameResult
 from distredge.runtime.run import WIRES, RunOptions, RunReport, run_here, run_plan, wire_of
-from distredge.scenario import Scenario, load_scenario
+from distredge.scenario import NODE_NAME, REQUESTER, Scenario, load_scenario
 from distredge.simulate.memory import check_memory
 from distredge.simulate.timeline import trace
 
@@ -30,13 +32,13 @@ ImagesOption = Annotated[
     str,
     typer.Option("--images", metavar="DIR|N", help="A folder of JPEG and PNG files, or so many shipped photographs."),
 ]
-Inflight = Annotated[int, typer.Option("--inflight", min=1, help="Images under way at a time.")]
+Inflight = Annotated[int, typer.Option("--inflight", min=1, max=64, help="Images under way at a time.")]
 Verify = Annotated[bool, typer.Option("--verify", help="Compare every result with the undivided model's.")]
 WireOption = Annotated[
     Literal["float32", "float16", "int8"] | None,
     typer.Option("--wire", help="Precision on the wire; float32 with --verify, else the scenario's."),
 ]
-Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of each provider's engine.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="Threads of each provider's engine.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -78,7 +80,6 @@ def run(
     """
     from distredge.runtime.images import load_images
     from distredge.runtime.keys import Keys
-    from distredge.runtime.message import REQUESTER
 
     bound, chosen = _bound(plan_file, scenario, model)
     addresses = {p.name: p.address for p in chosen.providers if p.address} | dict(
@@ -142,8 +143,10 @@ def keys(
     Example: distredge keys keys xavier-0 nano-0
     """
     from distredge.runtime.keys import create_keys
-    from distredge.runtime.message import REQUESTER
 
+    wrong = [n for n in names if not re.fullmatch(NODE_NAME, n)]
+    if wrong:
+        raise InputError(f"'{wrong[0]}' cannot name a provider: use letters, digits, '.', '_' and '-'")
     made = [REQUESTER, *(n for n in names if n != REQUESTER)]
     taken = [n for n in made if (folder / "private" / f"{n}.key_secret").exists()]
     if taken:
@@ -218,8 +221,10 @@ def _image_source(text: str) -> Path | int:
 
 
 def _finish(as_json: bool, bound: BoundPlan, data: dict[str, object]) -> None:
-    emit(as_json, data, lambda: _show(bound, data))
     difference = data["max_abs_diff"]
+    if isinstance(difference, float) and not math.isfinite(difference):
+        raise VerificationError("the distributed result has another shape than the undivided model's, or is no number")
+    emit(as_json, data, lambda: _show(bound, data))
     exact = data.get("verified_wire", data["wire"]) == "float32"
     if isinstance(difference, float) and exact and not difference <= MAX_DIFFERENCE:
         raise VerificationError(

@@ -150,7 +150,10 @@ def _set_batch(model: onnx.ModelProto) -> None:
     graph.input.extend(inputs)
     for value in graph.input:
         if len(value.type.tensor_type.shape.dim) == 4:
-            value.type.tensor_type.shape.dim[0].dim_value = 1
+            batch = value.type.tensor_type.shape.dim[0]
+            if batch.dim_value > 1:
+                raise ModelError(f"the model is for {batch.dim_value} images at a time: export it for one")
+            batch.dim_value = 1
     for value in graph.output:
         value.type.tensor_type.ClearField("shape")
 

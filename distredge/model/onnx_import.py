@@ -230,6 +230,8 @@ class _Fusion:
             nodes=tuple(node.name for node in draft.nodes),
             tensor=draft.tensor,
         )
+        if windowed and first.op_type == "Conv":
+            _check_channels(first, layer, self.tensors)
         _check_height(layer, first, [self.tensors.shapes[tensor][2] for tensor, _ in draft.inputs])
         return layer
 
@@ -243,6 +245,15 @@ def _kind(node: onnx.NodeProto, tensors: Tensors) -> str:
         return "maxpool" if node.op_type == "MaxPool" else "avgpool"
     channels = tensors.shapes[node.input[0]][1]
     return "depthwise" if attribute(node, "group", 1) == channels > 1 else "conv"
+
+
+def _check_channels(node: onnx.NodeProto, layer: Layer, tensors: Tensors) -> None:
+    """Refuse a convolution whose weights are for another number of channels, which shape inference overlooks."""
+    expected = tensors.shapes[node.input[1]][1] * layer.groups
+    if layer.in_shape[0] != expected:
+        raise ModelError(
+            f"Conv (node '{node.name}') has weights for {expected} channels, its input has {layer.in_shape[0]}"
+        )
 
 
 def _check_height(layer: Layer, first: onnx.NodeProto, heights: list[int]) -> None:

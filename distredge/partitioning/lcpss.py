@@ -15,6 +15,9 @@ ALPHA = 0.75
 SAMPLES = 100
 """Random split decisions at which the result settles (Fig. 5)."""
 
+MAX_SAMPLES = 100_000
+"""More would only take memory."""
+
 
 def lcpss(graph: LayerGraph, providers: int, alpha: float, samples: int, rng: np.random.Generator) -> PartitionScheme:
     """The partition scheme that Algorithm 1 finds: `greedy` on a fresh set of random split decisions."""
@@ -22,11 +25,11 @@ def lcpss(graph: LayerGraph, providers: int, alpha: float, samples: int, rng: np
 
 
 def scorer(graph: LayerGraph, providers: int, alpha: float, samples: int, rng: np.random.Generator) -> SplitScore:
-    """The score of Eq. 4; raises `InputError` unless 0 <= alpha <= 1 and samples >= 1."""
+    """The score of Eq. 4; raises `InputError` if alpha or samples are out of range."""
     if not 0.0 <= alpha <= 1.0:
         raise InputError(f"alpha must be between 0 and 1, got {alpha}")
-    if samples < 1:
-        raise InputError(f"samples must be at least 1, got {samples}")
+    if not 1 <= samples <= MAX_SAMPLES:
+        raise InputError(f"samples must be between 1 and {MAX_SAMPLES}, got {samples}")
     return SplitScore(graph, providers, samples, alpha, rng)
 
 

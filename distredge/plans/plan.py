@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from distredge.config import Frozen, read_json
+from distredge.config import Frozen, Version1, Whole, read_json
 from distredge.errors import PlanError
 from distredge.geometry.interval import Interval
 from distredge.geometry.split import Volume
@@ -22,14 +21,14 @@ class ModelRef(Frozen):
 
     name: str
     sha256: str = Field(description="of the ONNX file with its weights")
-    input_shape: tuple[int, int, int, int]
+    input_shape: tuple[Whole, Whole, Whole, Whole]
 
 
 class VolumePlan(Frozen):
     """A layer-volume and where it is cut: provider i computes the rows `[cuts[i], cuts[i+1])` of its last layer."""
 
     layers: tuple[str, ...] = Field(min_length=1)
-    cuts: tuple[int, ...] = Field(min_length=2)
+    cuts: tuple[Whole, ...] = Field(min_length=2)
 
     @field_validator("cuts")
     @classmethod
@@ -51,9 +50,9 @@ class Prediction(Frozen):
 class Plan(Frozen):
     """A distribution strategy for one model on one scenario (`schema_version` 1)."""
 
-    schema_version: Literal[1] = 1
-    method: str
-    seed: int = 0
+    schema_version: Version1 = 1
+    method: str = Field(min_length=1)
+    seed: Whole = Field(default=0, ge=0)
     model: ModelRef
     scenario: str
     providers: tuple[str, ...] = Field(min_length=1, description="in their order along the height")
@@ -93,6 +92,8 @@ class Plan(Frozen):
                 f"the plan was made for '{self.model.name}' ({self.model.sha256[:12]}), not for"
                 f" '{graph.name}' ({graph.sha256[:12]}): make a plan for this file"
             )
+        if self.model.input_shape != graph.input_shape:
+            raise PlanError(f"the plan is for images of the shape {self.model.input_shape}, not {graph.input_shape}")
         volumes: list[Volume] = []
         reached = 0
         for item in self.volumes:

@@ -19,9 +19,6 @@ PROTOCOL = 1
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 MAX_PAYLOAD_BYTES = 1024 * 1024
 
-REQUESTER = "requester"
-"""The name by which nodes address the service requester; no provider may bear it."""
-
 Count = Annotated[int, Meta(ge=0, le=2**40)]
 Size = Annotated[int, Meta(ge=1, le=2**24)]
 Rows = tuple[Count, Count]
@@ -82,7 +79,7 @@ class Setup(_Message, frozen=True):
     stages: tuple[Stage, ...]
     wire: Wire
     emulation: Emulation | None
-    threads: Size
+    threads: Annotated[int, Meta(ge=1, le=256)]
 
 
 class NeedModel(_Message, frozen=True):

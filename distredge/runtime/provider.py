@@ -19,7 +19,6 @@ from distredge.profiles.network import QUANTUM_BYTES
 from distredge.runtime.keys import Keys
 from distredge.runtime.message import (
     PROTOCOL,
-    REQUESTER,
     Busy,
     Failed,
     Heartbeat,
@@ -34,6 +33,7 @@ from distredge.runtime.message import (
 from distredge.runtime.store import ModelDownload, ModelStore
 from distredge.runtime.transport import CHUNK_BYTES, Connections, Inbox, Peer, Sender, address_book
 from distredge.runtime.worker import Session, Worker
+from distredge.scenario import REQUESTER
 
 BEAT_S = 0.5
 """A heartbeat is sent this often."""

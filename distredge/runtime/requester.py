@@ -26,7 +26,6 @@ from distredge.runtime.assignment import assignments, image_rows
 from distredge.runtime.keys import Keys
 from distredge.runtime.message import (
     PROTOCOL,
-    REQUESTER,
     Busy,
     Emulation,
     Failed,
@@ -58,6 +57,7 @@ from distredge.runtime.transport import (
     own_host,
     parse_address,
 )
+from distredge.scenario import REQUESTER
 
 SETUP_S = 10.0
 """How long a provider may take to answer a setup at all; building its engines may take longer."""
@@ -105,7 +105,10 @@ class Requester:
         self._stages = assignments(bound)
         missing = [name for name in self._stages if name not in addresses]
         if missing:
-            raise InputError(f"where does provider '{missing[0]}' listen? Give its address in the scenario")
+            raise InputError(
+                f"where does provider '{missing[0]}' listen? Say --at {missing[0]}=HOST:PORT,"
+                " or give its address in the scenario"
+            )
         self._addresses = {name: addresses[name] for name in self._stages}
         self._peers = address_book(self._addresses, keys)
         self._keys, self._listen = keys, listen or f"{own_host(next(iter(self._addresses.values())))}:0"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +17,17 @@ from distredge.plans.plan import BoundPlan
 from distredge.runtime.assignment import assignments
 from distredge.runtime.keys import Keys, create_keys
 from distredge.runtime.launch import Launcher
-from distredge.runtime.message import REQUESTER, Emulation, Report, Wire
+from distredge.runtime.message import Emulation, Report, Wire
 from distredge.runtime.requester import FrameResult, Requester
-from distredge.scenario import Scenario
+from distredge.scenario import REQUESTER, Scenario
 from distredge.simulate.timeline import trace
 
 WIRES: dict[Wire, int] = {"int8": 1, "float16": 2, "float32": 4}
 """Bytes of an element in each precision on the wire."""
+
+
+PREPARED = 200
+"""Up to so many images are made before the clock starts; of a longer run each is made when it is its turn."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def run_plan(
     bound: BoundPlan,
     scenario: Scenario,
     addresses: Mapping[str, str],
-    images: Iterable[FloatRows],
+    images: Sequence[FloatRows],
     options: RunOptions = RunOptions(),
     *,
     keys: Keys | None = None,
@@ -108,9 +112,9 @@ def run_plan(
         threads=options.threads,
         check=check,
     )
-    shown = list(images)
-    if not shown:
+    if not images:
         raise InputError("there is no image to run")
+    shown = [*images] if len(images) <= PREPARED else images
     warm_up = [shown[0]] * options.warm_up
     with requester:
         for _ in requester.stream(warm_up):
@@ -122,17 +126,17 @@ def run_plan(
             progress(result)
         seconds = time.monotonic() - started
         reports = requester.finish()
-    difference = _difference(bound, shown, results) if options.verify else None
+    largest = difference(bound, shown, results) if options.verify else None
     latencies = [result.latency_ms for result in results]
     p50, p90, p99 = (float(p) for p in np.percentile(latencies, (50, 90, 99)))
     totals = {name: _totals(reports.get(name), len(shown) + len(warm_up)) for name in bound.plan.providers}
-    return RunReport(len(shown), len(shown) / seconds, Latency(p50, p90, p99), difference, totals)
+    return RunReport(len(shown), len(shown) / seconds, Latency(p50, p90, p99), largest, totals)
 
 
 def run_here(
     bound: BoundPlan,
     scenario: Scenario,
-    images: Iterable[FloatRows],
+    images: Sequence[FloatRows],
     options: RunOptions = RunOptions(),
     *,
     progress: Callable[[FrameResult], None] = lambda result: None,
@@ -167,15 +171,21 @@ def emulations(bound: BoundPlan, scenario: Scenario) -> dict[str, Emulation]:
     }
 
 
-def _difference(bound: BoundPlan, images: list[FloatRows], results: list[FrameResult]) -> float:
-    """Largest absolute difference from the undivided model, as a share of its largest absolute output."""
+def difference(bound: BoundPlan, images: Sequence[FloatRows], results: list[FrameResult]) -> float:
+    """Largest absolute difference from the undivided model, as a share of its largest absolute output.
+
+    Infinite if a result has another shape, or holds what is no number where the undivided model's does not.
+    """
     from distredge.engine.onnxruntime import Undivided
 
     undivided = Undivided(bound.graph)
     largest = scale = 0.0
     for result in results:
         for name, want in undivided.run(images[result.index]).items():
-            largest = max(largest, float(np.abs(result.outputs[name] - want).max()))
+            got = result.outputs[name]
+            if got.shape != want.shape or not np.isfinite(got).all():
+                return math.inf
+            largest = max(largest, float(np.abs(got - want).max()))
             scale = max(scale, float(np.abs(want).max()))
     return largest / (scale or 1.0)
 

@@ -17,9 +17,10 @@ from distredge.engine.base import FloatRows
 from distredge.geometry.interval import Interval
 from distredge.runtime.assembly import Assembly
 from distredge.runtime.engines import Engines, emulated_engines, real_engines
-from distredge.runtime.message import REQUESTER, Failed, NeedModel, Ready, ResultChunk, RowsChunk, Setup, Stage, pack
+from distredge.runtime.message import Failed, NeedModel, Ready, ResultChunk, RowsChunk, Setup, Stage, pack
 from distredge.runtime.store import ModelStore
 from distredge.runtime.transport import Sender
+from distredge.scenario import REQUESTER
 
 
 @dataclass(order=True)

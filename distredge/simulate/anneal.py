@@ -26,7 +26,12 @@ def anneal(
     `warmth` is the starting temperature as a share of the start's latency.
     """
     cuts = simulator.check(start[None])[0].copy()
-    best, cost = _anneal(simulator.problem, cuts, steps, warmth, rng)
+    try:
+        best, cost = _anneal(simulator.problem, cuts, steps, warmth, rng)
+    except SystemError as exc:  # how Ctrl-C comes out of compiled code
+        if isinstance(exc.__cause__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
     return best, float(cost)
 
 

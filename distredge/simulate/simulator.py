@@ -43,7 +43,10 @@ class Simulator:
 
     def check(self, cuts: npt.ArrayLike) -> IntArray:
         """`cuts` as int64 (batch, volumes, providers + 1); raises `PlanError` if they break a plan's rule."""
-        array = np.asarray(cuts)
+        try:
+            array = np.asarray(cuts)
+        except ValueError as exc:
+            raise PlanError("cuts must have the same number of volumes and of providers everywhere") from exc
         shape = (len(self.heights), self.providers + 1)
         if array.ndim != 3 or array.shape[1:] != shape or not np.issubdtype(array.dtype, np.integer):
             raise PlanError(f"cuts must be integers (batch, {shape[0]}, {shape[1]}), got {array.dtype} {array.shape}")

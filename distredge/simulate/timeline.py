@@ -14,10 +14,8 @@ from distredge.errors import PlanError
 from distredge.geometry.interval import Interval
 from distredge.plans.plan import BoundPlan, Prediction
 from distredge.profiles.network import MESSAGE_MS, QUANTUM_BYTES, TIE_MS, ms_per_byte
-from distredge.scenario import Scenario
+from distredge.scenario import REQUESTER, Scenario
 from distredge.simulate.costs import VolumeCosts
-
-REQUESTER = "requester"
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +122,14 @@ def no_cnn(folder: Path) -> Path:
     return path
 
 
+def batch_of_two(folder: Path) -> Path:
+    model = chain(np.random.default_rng(0))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    path = folder / "two.onnx"
+    onnx.save(model, path)
+    return path
+
+
 def broken(folder: Path, name: str, text: str) -> Path:
     path = folder / name
     path.write_text(text)
@@ -171,6 +181,15 @@ def test_bad_input_is_one_line_and_exit_code_2(
         (["run", toy_plan, "--model", toy, "--images", "1"], "address"),
         (["run", toy_plan, "--model", toy, "--images", "1", "--at", "nobody=127.0.0.1:1"], "--at"),
         (["frobnicate"], "frobnicate"),
+        (["plan", toy, "-s", "db-50", "--method", "equal", "--out", tmp_path], "is a folder"),
+        (["plan", toy, "-s", "db-50", "--method", "equal", "--out", ""], "is a folder"),
+        (["plan", toy, "-s", "db-50", "--method", "equal", "--out", toy / "plan.json"], "cannot write"),
+        (["simulate", toy_plan, "-s", "db-50", "--model", toy, "--plot", toy / "plan.png"], "cannot write"),
+        (["partition", toy, "-s", "db-50", "--samples", "999999999999"], "samples"),
+        (["up", toy_plan, "--model", toy, "--threads", "100000"], "--threads"),
+        (["up", toy_plan, "--model", toy, "--inflight", "100000"], "--inflight"),
+        (["keys", tmp_path / "keys", ".."], "cannot name a provider"),
+        (["plan", batch_of_two(tmp_path), "-s", "db-50"], "2 images at a time"),
     ]
     before = sorted(p.name for p in tmp_path.iterdir())
     for arguments, words in cases:
@@ -182,6 +201,31 @@ def test_bad_input_is_one_line_and_exit_code_2(
         assert words in error, shown
         assert printed == "", shown
     assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("arguments", [["search", "--budget-s", "60"], ["osds", "--budget-s", "60"]])
+def test_ctrl_c_ends_in_one_line(tmp_path: Path, arguments: list[str]) -> None:
+    """Also in the middle of compiled code, which turns it into another error."""
+    out = tmp_path / "plan.json"
+    command = [
+        sys.executable,
+        "-m",
+        "distredge",
+        "plan",
+        "vgg16",
+        "-s",
+        "lb",
+        "--out",
+        str(out),
+        "--method",
+        *arguments,
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(8.0)
+    process.send_signal(signal.SIGINT)
+    printed, error = process.communicate(timeout=30)
+    assert (process.returncode, printed, error) == (130, "", "error: interrupted\n")
+    assert not out.exists()
 
 
 def test_no_traceback_from_the_real_program(tmp_path: Path) -> None:

@@ -132,6 +132,12 @@ def _line_break_in_a_name() -> onnx.ModelProto:
     return toy.finish(toy.conv(toy.image, 4, name="one\ntwo"))
 
 
+def _weights_for_other_channels() -> onnx.ModelProto:
+    toy = _toy()
+    weight = toy.constant((4, 5, 3, 3))
+    return toy.finish(toy.node("Conv", [toy.image.tensor, weight], "conv"))
+
+
 CASES: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "rank": (lambda: _with_input(1, 3, 24), "is no CNN: its input 'image' has 3 dimensions"),
     "free height": (lambda: _with_input(1, 3, "H", 10), r"has the shape \(1, 3, H, 10\): export it with fixed"),
@@ -139,6 +145,8 @@ CASES: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
         lambda: _with_input(1, 3, 24, 10, kind=onnx.TensorProto.UINT8),
         "is not float32: export it with a float32",
     ),
+    "channels": (_weights_for_other_channels, r"Conv \(node 'conv'\) has weights for 5 channels, its input has 3"),
+    "batch": (lambda: _with_input(2, 3, 24, 10), "for 2 images at a time: export it for one"),
     "two inputs": (_two_inputs, r"should have one input, the image, but has 2 \(image, mask\)"),
     "no convolution": (_no_convolution, "is no CNN: it has no convolution"),
     "two ends": (_two_ends, r"has no partition point: 2 tensors \(a_out, b_out\)"),

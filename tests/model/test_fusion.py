@@ -155,7 +155,7 @@ def test_what_is_made_of_constants_is_constant(toy: ToyModel, tmp_path: Path) ->
     assert graph.head.nodes == ("flat",) and graph.head.outputs == (("flat_out", (1, 2 * 12 * 8)),)
 
 
-@pytest.mark.parametrize("batch", ["N", 4, None])
+@pytest.mark.parametrize("batch", ["N", 1, None])
 def test_any_batch_becomes_one(toy: ToyModel, tmp_path: Path, batch: str | int | None) -> None:
     model = toy.finish(toy.classifier(toy.conv(toy.image, 4, name="conv")))
     del model.graph.input[:]

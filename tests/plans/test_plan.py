@@ -63,6 +63,12 @@ def test_the_shipped_schema_is_the_plans_and_accepts_it(graph: LayerGraph) -> No
         ({"head_provider": "d9"}, "none of the providers"),
         ({"volume": ()}, "did you mean 'volumes'"),
         ({"schema_version": 2}, "schema_version"),
+        ({"schema_version": True}, "schema_version"),
+        ({"seed": -1}, "seed"),
+        ({"method": ""}, "method"),
+        ({"volumes": ({"layers": ("a",), "cuts": (0, True, 3)},)}, "cuts"),
+        ({"volumes": ({"layers": ("a",), "cuts": (0, "2", 3)},)}, "cuts"),
+        ({"volumes": ({"layers": ("a",), "cuts": (0, 2.5, 3)},)}, "cuts"),
     ],
 )
 def test_a_malformed_plan_is_refused_in_one_line(
@@ -90,6 +96,9 @@ def test_a_plan_fits_its_model_only(graph: LayerGraph) -> None:
     other = ModelRef(name="other", sha256="0" * 64, input_shape=graph.input_shape)
     with pytest.raises(PlanError, match="was made for 'other'"):
         plan_for(graph, model=other).bind(graph)
+    smaller = ModelRef(name=graph.name, sha256=graph.sha256, input_shape=(1, 3, 16, 16))
+    with pytest.raises(PlanError, match="images of the shape"):
+        plan_for(graph, model=smaller).bind(graph)
     with pytest.raises(PlanError, match="does not continue"):
         plan_for(graph, volumes=(VolumePlan(layers=names[1:], cuts=(0, 1, height)),)).bind(graph)
     with pytest.raises(PlanError, match="ends before layer"):

@@ -20,9 +20,9 @@ from distredge.model.load import load_model
 from distredge.profiles.network import occupancy_ms
 from distredge.runtime.keys import Keys, create_keys
 from distredge.runtime.launch import Launcher
-from distredge.runtime.message import REQUESTER
 from distredge.runtime.requester import Requester
 from distredge.runtime.run import RunOptions, emulations, run_here
+from distredge.scenario import REQUESTER
 from distredge.simulate.timeline import trace
 from distredge.testing.providers import equal_plan, random_images, toy_scenario
 from distredge.testing.toy_models import chain, save_model

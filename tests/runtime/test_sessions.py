@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from distredge.plans.plan import BoundPlan
 from distredge.runtime import requester as requester_module
 from distredge.runtime.message import Wire
 from distredge.runtime.requester import FrameResult, Requester
-from distredge.runtime.run import RunOptions, run_plan
+from distredge.runtime.run import RunOptions, difference, run_plan
 from distredge.runtime.store import ModelStore
 from distredge.testing.providers import equal_plan, random_images, random_plan, toy_scenario
 from distredge.testing.toy_models import chain, random_model, residual, save_model
@@ -32,16 +34,6 @@ def graph(tmp_path: Path) -> LayerGraph:
     return load_model(save_model(residual(np.random.default_rng(0)), tmp_path))
 
 
-def difference(graph: LayerGraph, results: list[FrameResult], images: list[np.ndarray]) -> float:
-    undivided = Undivided(graph)
-    worst = 0.0
-    for result in results:
-        for name, want in undivided.run(images[result.index]).items():
-            assert result.outputs[name].shape == want.shape
-            worst = max(worst, float(np.abs(result.outputs[name] - want).max() / np.abs(want).max()))
-    return worst
-
-
 def run(
     bound: BoundPlan, addresses: dict[str, str], count: int = 2, inflight: int = 1, wire: Wire = "float32"
 ) -> float:
@@ -49,7 +41,7 @@ def run(
     with Requester(bound, addresses, wire=wire) as requester:
         results = list(requester.stream(images, inflight))
     assert sorted(result.index for result in results) == list(range(count))
-    return difference(bound.graph, results, images)
+    return difference(bound, images, results)
 
 
 def test_random_plans_give_the_undivided_result(tmp_path: Path, start_providers: StartProviders) -> None:
@@ -71,6 +63,24 @@ def test_a_coarser_wire_changes_the_result_a_little(
     graph: LayerGraph, start_providers: StartProviders, wire: Wire, tolerance: float
 ) -> None:
     assert 0.0 < run(equal_plan(graph, NAMES), start_providers(*NAMES), wire=wire) <= tolerance
+
+
+def test_a_wrong_result_shows_in_the_difference(graph: LayerGraph) -> None:
+    bound, images = equal_plan(graph, NAMES), random_images(graph, 1)
+    right = Undivided(graph).run(images[0])
+    (name,) = right
+
+    def measured(change: Callable[[np.ndarray], np.ndarray]) -> float:
+        return difference(bound, images, [FrameResult(0, {name: change(right[name].copy())}, 1.0)])
+
+    def spoilt(values: np.ndarray) -> np.ndarray:
+        values.flat[0] = np.nan
+        return values
+
+    assert measured(lambda values: values) == 0.0
+    assert measured(lambda values: values + np.abs(values).max()) == pytest.approx(1.0)
+    assert measured(spoilt) == math.inf
+    assert measured(lambda values: values[..., :1]) == math.inf
 
 
 def test_a_report_tells_what_providers_did(graph: LayerGraph, start_providers: StartProviders) -> None:
@@ -208,4 +218,4 @@ def test_garbage_does_not_disturb_a_provider(graph: LayerGraph, start_providers:
                 frames = [rng.bytes(int(rng.integers(1, 400))) for _ in range(int(rng.integers(1, 4)))]
                 stranger.send_multipart(frames)
             images = random_images(graph, 2)
-            assert difference(graph, list(requester.stream(images)), images) <= 1e-5
+            assert difference(bound, images, list(requester.stream(images))) <= 1e-5

@@ -141,6 +141,8 @@ def test_invalid_cuts_are_refused(folder: Path) -> None:
     ):
         with pytest.raises(PlanError, match="cuts"):
             simulator.evaluate(bad)
+    with pytest.raises(PlanError, match="same number"):
+        simulator.evaluate([[[0, 2, height]], [[0, height]]])
     with pytest.raises(PlanError, match="integers"):
         simulator.evaluate(np.array([[[0.0, 1.5, float(height)]]]))
     assert simulator.evaluate(np.zeros((0, 1, 3), dtype=np.int64)).shape == (0,)
