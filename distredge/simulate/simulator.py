@@ -85,16 +85,27 @@ class Simulator:
         """A latency that no split decisions under this scheme can beat.
 
         Compute: the least T such that rows can be shared out with no provider busy for longer than T, each at its
-        cheapest time a row, no row waiting for another (a linear program). Links: the whole input must pass the
-        providers' links, all used at once. The head and the fixed cost of the first and last message come on top.
+        cheapest time a row, no row waiting for another (a linear program). Links: the rows of the image that are
+        read at all must pass the providers' links, all used at once. The head and the fixed cost of the first and last message come on top.
         """
         parts = self.scheme.parts
         kinds = [self.costs.kind_of[id(p)] for p in self.scenario.profiles]
         row_ms = np.array([[_cheapest_row(table[k]) for k in kinds] for table in map(self.costs.table, parts)])
-        rows = self.graph.input_rows(0)[0]
-        input_ms = rows * float(self.problem.row_bytes[0]) / float(np.sum(1.0 / self.problem.down[:-1]))
+        rows_ms = float(self.problem.row_bytes[0]) / float(np.sum(1.0 / self.problem.down[:-1]))
+        input_ms = self._rows_read() * rows_ms
         busy_ms = _least_makespan(row_ms, self.heights)
         return max(busy_ms, input_ms) + float(self.problem.head_ms.min()) + 2 * self.problem.message_ms
+
+    def _rows_read(self) -> int:
+        """Rows of the image that providers must get between them.
+
+        Some are read by no part: the last ones where windows do not come out even, and, with a stride over the
+        kernel, those between two parts.
+        """
+        height = int(self.heights[0])
+        start, stop = self.problem.need_start[0, : height + 1], self.problem.need_stop[0, : height + 1]
+        between = int(np.max(start[1:-1] - stop[1:-1], initial=0))
+        return max(0, int(stop[-1] - start[0]) - (self.providers - 1) * between)
 
 
 def _least_makespan(row_ms: FloatArray, heights: IntArray) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from distredge.errors import PlanError
@@ -50,6 +50,7 @@ def folder() -> Path:
 
 
 @given(seed=st.integers(0, 10_000), providers=st.integers(1, 5))
+@example(seed=3978, providers=1)  # the last rows of the image are read by no layer
 @settings(max_examples=60)
 def test_kernel_equals_the_reference(seed: int, providers: int) -> None:
     rng = np.random.default_rng(seed)
