@@ -86,7 +86,8 @@ class Simulator:
 
         Compute: the least T such that rows can be shared out with no provider busy for longer than T, each at its
         cheapest time a row, no row waiting for another (a linear program). Links: the rows of the image that are
-        read at all must pass the providers' links, all used at once. The head and the fixed cost of the first and last message come on top.
+        read at all must pass the providers' links, all used at once. The head and the fixed cost of the first and the
+        last message come on top.
         """
         parts = self.scheme.parts
         kinds = [self.costs.kind_of[id(p)] for p in self.scenario.profiles]
