@@ -1,6 +1,20 @@
-"""`python -m distredge`: the command line."""
+"""`distredge`, `python -m distredge`: the command line."""
 
-from distredge.cli.main import main
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line; Ctrl-C while it is still being imported ends in one line as well."""
+    try:
+        from distredge.cli.main import main as run_command
+
+        run_command()
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(130)
+
 
 if __name__ == "__main__":
     main()
