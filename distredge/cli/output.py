@@ -64,7 +64,7 @@ def interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 
 @contextmanager
-def progress_bar(title: str, unit: str = "ms") -> Iterator[PlannerProgress]:
+def progress_bar(title: str) -> Iterator[PlannerProgress]:
     """A bar on stderr with the time left; yields a function (share done, best value so far)."""
     columns = (
         TextColumn("{task.description}"),
@@ -80,6 +80,6 @@ def progress_bar(title: str, unit: str = "ms") -> Iterator[PlannerProgress]:
             if _interrupted.is_set():
                 _interrupted.clear()
                 raise KeyboardInterrupt
-            bar.update(task, completed=share, best=f"{best:.1f} {unit}")
+            bar.update(task, completed=share, best=f"{best:.1f} ms")
 
         yield tell

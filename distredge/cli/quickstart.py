@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,7 @@ import typer
 
 from distredge.cli.output import JsonFlag, Seed, console, emit, errors, progress_bar, table
 from distredge.cli.planning import calibration_note
-from distredge.cli.running import run_up
+from distredge.cli.running import check_difference, run_up
 from distredge.model.graph import LayerGraph
 from distredge.model.load import load_model
 from distredge.planners import planner
@@ -59,7 +60,7 @@ def quickstart(
         written += [plan_file, picture]
         rows.append({"method": method, "plan_s": seconds, **_measure(made, graph, chosen, images)})
     result = {"model": model, "scenario": scenario, "images": images, "rows": rows}
-    write_atomically(out / "results.json", _json(result))
+    write_atomically(out / "results.json", json.dumps(result, indent=2) + "\n")
     written.append(out / "results.json")
     data = {**result, "files": [str(path) for path in written]}
     emit(as_json, data, lambda: _show(graph, chosen, rows, written))
@@ -84,6 +85,7 @@ def _measure(made: Plan, graph: LayerGraph, scenario: Scenario, images: int) -> 
     errors.print("  running it on provider processes")
     bound = made.bind(graph)
     verified = run_up(bound, scenario, load_images(VERIFIED, graph.input_shape), RunOptions(verify=True))
+    check_difference(verified)
     timed = run_up(bound, scenario, load_images(images, graph.input_shape), RunOptions(emulate=True))
     latency = timed["latency_ms"]
     assert isinstance(latency, dict)
@@ -93,12 +95,6 @@ def _measure(made: Plan, graph: LayerGraph, scenario: Scenario, images: int) -> 
         "ips": timed["ips"],
         "max_abs_diff": verified["max_abs_diff"],
     }
-
-
-def _json(data: object) -> str:
-    import json
-
-    return json.dumps(data, indent=2) + "\n"
 
 
 def _show(graph: LayerGraph, scenario: Scenario, rows: list[dict[str, object]], written: list[Path]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +14,7 @@ import typer
 from distredge.cli.output import JsonFlag, Seed, console, emit, progress_bar, table
 from distredge.cli.planning import PlanFile, model_of
 from distredge.cli.provider_command import provider
+from distredge.engine.base import FloatRows
 from distredge.errors import InputError, VerificationError
 from distredge.plans.plan import BoundPlan, Plan
 from distredge.runtime.requester import FrameResult
@@ -159,11 +161,8 @@ def keys(
     )
 
 
-def run_up(bound: BoundPlan, scenario: Scenario, images: object, options: RunOptions) -> dict[str, object]:
+def run_up(bound: BoundPlan, scenario: Scenario, images: Sequence[FloatRows], options: RunOptions) -> dict[str, object]:
     """What `up` reports; with `emulate` and `verify`, a computing pass gives the difference, an emulated the rest."""
-    from distredge.runtime.images import Images
-
-    assert isinstance(images, Images)
 
     def one_pass(title: str, chosen: RunOptions) -> dict[str, object]:
         with progress_bar(title) as progress:
@@ -220,17 +219,28 @@ def _image_source(text: str) -> Path | int:
     return int(text) if text.isdecimal() else Path(text)
 
 
-def _finish(as_json: bool, bound: BoundPlan, data: dict[str, object]) -> None:
+def check_difference(data: dict[str, object]) -> None:
+    """Raise `VerificationError` if a verified run's result is not the undivided model's.
+
+    Over a coarser wire than float32 only a result that is none is refused: the difference is that wire's price.
+    """
     difference = data["max_abs_diff"]
-    if isinstance(difference, float) and not math.isfinite(difference):
+    if not isinstance(difference, float):
+        return
+    if not math.isfinite(difference):
         raise VerificationError("the distributed result has another shape than the undivided model's, or is no number")
-    emit(as_json, data, lambda: _show(bound, data))
-    exact = data.get("verified_wire", data["wire"]) == "float32"
-    if isinstance(difference, float) and exact and not difference <= MAX_DIFFERENCE:
+    if data.get("verified_wire", data["wire"]) == "float32" and difference > MAX_DIFFERENCE:
         raise VerificationError(
             f"the distributed result differs from the undivided model's by {difference:.2e} of its scale,"
             f" {MAX_DIFFERENCE:.0e} are allowed"
         )
+
+
+def _finish(as_json: bool, bound: BoundPlan, data: dict[str, object]) -> None:
+    difference = data["max_abs_diff"]
+    if not isinstance(difference, float) or math.isfinite(difference):  # JSON has no infinity
+        emit(as_json, data, lambda: _show(bound, data))
+    check_difference(data)
 
 
 def _show(bound: BoundPlan, data: dict[str, object]) -> None:

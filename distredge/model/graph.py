@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from distredge.errors import ModelError
 from distredge.model.layer import INPUT, Head, Layer
 
 
@@ -62,16 +61,6 @@ class LayerGraph:
             if reach < p:  # nothing made before layer p-1 is read at p or later
                 points.append(p)
         return tuple(points)
-
-    def volume_bounds(self, names: tuple[str, ...]) -> tuple[int, int]:
-        """Range `[start, stop)` of the layers with these names; raises `ModelError` if they are not consecutive."""
-        unknown = [n for n in names if n not in self.index]
-        if not names or unknown:
-            raise ModelError(f"model '{self.name}' has no layer '{(unknown or [''])[0]}'")
-        start = self.index[names[0]]
-        if tuple(layer.name for layer in self.layers[start : start + len(names)]) != tuple(names):
-            raise ModelError(f"layers {names[0]}..{names[-1]} are not consecutive in model '{self.name}'")
-        return start, start + len(names)
 
     def names(self, start: int, stop: int) -> tuple[str, ...]:
         """Names of the layers `[start, stop)`."""

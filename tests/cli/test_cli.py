@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from distredge.cli.main import app, run
+from distredge.cli.running import check_difference
+from distredge.errors import VerificationError
 from distredge.testing.toy_models import chain, save_model
 
 COMMANDS = [command.name for command in app.registered_commands]
@@ -219,6 +223,18 @@ def test_ctrl_c_ends_in_one_line(tmp_path: Path, method: str, seconds: float) ->
             process.kill()
     assert (process.returncode, printed, error) == (130, "", "error: interrupted\n")
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("wire", "difference", "refused"),
+    [("float32", 1e-5, False), ("float32", 2e-4, True), ("float32", math.inf, True), ("float16", 2e-4, False)]
+    + [("float16", math.inf, True), ("float32", None, False)],
+)
+def test_a_result_that_is_not_the_undivided_models_is_refused(
+    wire: str, difference: float | None, refused: bool
+) -> None:
+    with pytest.raises(VerificationError) if refused else nullcontext():
+        check_difference({"wire": wire, "max_abs_diff": difference})
 
 
 def test_no_traceback_from_the_real_program(tmp_path: Path) -> None:
