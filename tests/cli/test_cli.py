@@ -221,7 +221,9 @@ def test_ctrl_c_ends_in_one_line(tmp_path: Path, method: str, seconds: float) ->
             printed, error = process.communicate(timeout=30)
         finally:
             process.kill()
-    assert (process.returncode, printed, error) == (130, "", "error: interrupted\n")
+    assert (printed, error) == ("", "error: interrupted\n")
+    # Python ends itself by the signal if that fell into code made from a string, as dataclasses are: 130 to a shell.
+    assert process.returncode in (130, -signal.SIGINT)
     assert not out.exists()
 
 
