@@ -8,7 +8,7 @@ import sys
 import typer
 
 from distredge.cli import models, planning, profiles, quickstart, running
-from distredge.cli.output import interrupt
+from distredge.cli.output import interrupt, lost_exception, was_interrupted
 from distredge.errors import DistrEdgeError
 
 _UsageProblem: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -30,6 +30,7 @@ for commands in (quickstart, models, profiles, planning, running):
 def main() -> None:
     """Run the command of `sys.argv` and leave with its exit code; being terminated cleans up as Ctrl-C does."""
     signal.signal(signal.SIGINT, interrupt)
+    sys.unraisablehook = lost_exception
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     sys.exit(run(sys.argv[1:]))
 
@@ -46,6 +47,10 @@ def run(arguments: list[str]) -> int:
         return _fail("interrupted", INTERRUPTED)
     except OSError as exc:
         return _fail(f"{exc.filename or ''}: {exc.strerror or exc}".lstrip(": "), 1)
+    except Exception:
+        if was_interrupted():
+            return _fail("interrupted", INTERRUPTED)
+        raise
     if code == INTERRUPTED:  # typer's answer to Ctrl-C
         return _fail("interrupted", INTERRUPTED)
     return code if isinstance(code, int) else 0

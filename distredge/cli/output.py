@@ -16,6 +16,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
     from distredge.planners.base import Progress as PlannerProgress
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -54,13 +56,25 @@ def _text(cell: object) -> str:
     return f"{cell:,}" if isinstance(cell, int) else f"{cell:,.2f}"
 
 
-_interrupted = Event()
+_interrupted, _owed = Event(), Event()
 
 
 def interrupt(number: int, frame: FrameType | None) -> NoReturn:
     """What Ctrl-C does. Compiled code may lose the exception, so the next sign of progress raises it again."""
     _interrupted.set()
+    _owed.set()
     raise KeyboardInterrupt
+
+
+def was_interrupted() -> bool:
+    """Whether Ctrl-C was pressed: what goes wrong after it, goes wrong because of it."""
+    return _interrupted.is_set()
+
+
+def lost_exception(lost: UnraisableHookArgs) -> None:
+    """Report an exception that nobody could take; a `KeyboardInterrupt` lost by a compiler's callback is not news."""
+    if lost.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(lost)
 
 
 @contextmanager
@@ -77,8 +91,8 @@ def progress_bar(title: str) -> Iterator[PlannerProgress]:
         task = bar.add_task(title, total=1.0, best="")
 
         def tell(share: float, best: float) -> None:
-            if _interrupted.is_set():
-                _interrupted.clear()
+            if _owed.is_set():
+                _owed.clear()
                 raise KeyboardInterrupt
             bar.update(task, completed=share, best=f"{best:.1f} ms")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -225,6 +226,30 @@ def test_ctrl_c_ends_in_one_line(tmp_path: Path, method: str, seconds: float) ->
     # Python ends itself by the signal if that fell into code made from a string, as dataclasses are: 130 to a shell.
     assert process.returncode in (130, -signal.SIGINT)
     assert not out.exists()
+
+
+def test_ctrl_c_in_a_compilers_callback_ends_in_one_line(tmp_path: Path) -> None:
+    """LLVM's callbacks into Python swallow the exception, and then miss what they should have been told."""
+    program = """
+import os, signal, sys
+from llvmlite.binding import executionengine
+from distredge.__main__ import main
+
+read = executionengine.string_at  # what the callback begins with
+
+def press(*arguments):
+    os.kill(os.getpid(), signal.SIGINT)
+    return read(*arguments)
+
+executionengine.string_at = press
+sys.argv = ["distredge", "plan", "vgg16", "--scenario", "lb", "--method", "search"]
+main()
+"""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}  # where nothing has been compiled yet
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: interrupted\n")
 
 
 @pytest.mark.parametrize(
