@@ -12,7 +12,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from distredge.cli.models import Model
+from distredge.cli.models import InputShape, Model, load
 from distredge.cli.output import JsonFlag, Seed, console, emit, errors, progress_bar, table
 from distredge.model.graph import LayerGraph
 from distredge.model.load import load_model
@@ -48,6 +48,7 @@ def partition(
     scenario: ScenarioName,
     alpha: Annotated[float, typer.Option(help="Weight of transmission against operations, 0 to 1.")] = ALPHA,
     samples: Annotated[int, typer.Option(help="Random split decisions to average over.")] = SAMPLES,
+    input_shape: InputShape = None,
     as_json: JsonFlag = False,
     seed: Seed = 0,
 ) -> None:
@@ -55,7 +56,7 @@ def partition(
 
     Example: distredge partition vgg16 --scenario db-50
     """
-    graph, chosen = load_model(model), load_scenario(scenario)
+    graph, chosen = load(model, input_shape), load_scenario(scenario)
     started = time.perf_counter()
     score = scorer(graph, len(chosen.providers), alpha, samples, np.random.default_rng(seed))
     scheme = greedy(score)
@@ -83,6 +84,7 @@ def train(
     ] = "default",
     budget_s: Budget = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the folder.")] = False,
+    input_shape: InputShape = None,
     as_json: JsonFlag = False,
     seed: Seed = 0,
 ) -> None:
@@ -94,7 +96,7 @@ def train(
     from distredge.planners.base import make_plan
     from distredge.planners.distredge import train_planner
 
-    graph, chosen = load_model(model), load_scenario(scenario)
+    graph, chosen = load(model, input_shape), load_scenario(scenario)
     with progress_bar(f"training OSDS ({preset})") as progress:
         task = make_task(graph, chosen, seed, budget_s, progress)
         strategy, result = train_planner(task, preset, out, resume)
@@ -122,6 +124,7 @@ def plan(
     method: Annotated[str, typer.Option("--method", "-m", help=", ".join(METHODS))] = "osds",
     out: Annotated[Path | None, typer.Option(help="Where the plan is written.")] = None,
     budget_s: Budget = None,
+    input_shape: InputShape = None,
     as_json: JsonFlag = False,
     seed: Seed = 0,
 ) -> None:
@@ -133,7 +136,7 @@ def plan(
     from distredge.planners.base import make_plan
 
     chosen_method = planner(method)
-    graph, chosen = load_model(model), load_scenario(scenario)
+    graph, chosen = load(model, input_shape), load_scenario(scenario)
     if out is not None:
         check_writable(out)
     with progress_bar(f"planning with {method}") as progress:
@@ -268,5 +271,5 @@ def calibration_note(scenario: Scenario) -> str:
 
 
 def model_of(made: Plan, model: str | None) -> LayerGraph:
-    """The graph that a plan is for: the one named, else the zoo's."""
-    return load_model(model or made.model.name)
+    """The graph that a plan is for, at its image's sizes: the one named, else the zoo's."""
+    return load_model(model or made.model.name, made.model.input_shape)

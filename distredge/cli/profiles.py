@@ -10,9 +10,8 @@ import numpy as np
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from distredge.cli.models import Model
+from distredge.cli.models import InputShape, Model, load
 from distredge.cli.output import JsonFlag, Seed, console, emit, errors, table
-from distredge.model.load import load_model
 from distredge.profiles.store import list_profiles, load_profile
 from distredge.profiles.table import TableProfile
 
@@ -36,6 +35,7 @@ def profile(
     ] = "default",
     budget_s: Annotated[float | None, typer.Option("--budget-s", min=0.1, help="Seconds to spend at most.")] = None,
     threads: Threads = 1,
+    input_shape: InputShape = None,
     as_json: JsonFlag = False,
     seed: Seed = 0,
 ) -> None:
@@ -47,7 +47,7 @@ def profile(
     """
     from distredge.measure.device import EFFORTS, measure_device
 
-    graph = load_model(model)
+    graph = load(model, input_shape)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task("measuring", total=None)

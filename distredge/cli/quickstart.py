@@ -84,9 +84,9 @@ def _measure(made: Plan, graph: LayerGraph, scenario: Scenario, images: int) -> 
 
     errors.print("  running it on provider processes")
     bound = made.bind(graph)
-    verified = run_up(bound, scenario, load_images(VERIFIED, graph.input_shape), RunOptions(verify=True))
+    verified = run_up(bound, scenario, load_images(VERIFIED, graph), RunOptions(verify=True))
     check_difference(verified)
-    timed = run_up(bound, scenario, load_images(images, graph.input_shape), RunOptions(emulate=True))
+    timed = run_up(bound, scenario, load_images(images, graph), RunOptions(emulate=True))
     latency = timed["latency_ms"]
     assert isinstance(latency, dict)
     return {

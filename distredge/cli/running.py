@@ -32,7 +32,9 @@ ScenarioOption = Annotated[
 ModelOption = Annotated[str | None, typer.Option("--model", help="The model, if the plan's is not in the zoo.")]
 ImagesOption = Annotated[
     str,
-    typer.Option("--images", metavar="DIR|N", help="A folder of JPEG and PNG files, or so many shipped photographs."),
+    typer.Option(
+        "--images", metavar="DIR|N", help="A folder of JPEG, PNG and NPY files, or so many shipped photographs."
+    ),
 ]
 Inflight = Annotated[int, typer.Option("--inflight", min=1, max=64, help="Images under way at a time.")]
 Verify = Annotated[bool, typer.Option("--verify", help="Compare every result with the undivided model's.")]
@@ -88,7 +90,7 @@ def run(
         _address(item, bound) for item in at or []
     )
     options = RunOptions(inflight=inflight, verify=verify, wire=wire, threads=threads)
-    shown = load_images(_image_source(images), bound.graph.input_shape)
+    shown = load_images(_image_source(images), bound.graph)
     with progress_bar("running") as progress:
         report = run_plan(
             bound, chosen, addresses, shown, options, keys=Keys.load(keys, REQUESTER) if keys else None, listen=listen,
@@ -125,7 +127,7 @@ def up(
     from distredge.runtime.images import load_images
 
     bound, chosen = _bound(plan_file, scenario, model)
-    shown = load_images(_image_source(images), bound.graph.input_shape)
+    shown = load_images(_image_source(images), bound.graph)
     data = run_up(
         bound, chosen, shown, RunOptions(inflight=inflight, verify=verify, wire=wire, emulate=emulate, threads=threads)
     )

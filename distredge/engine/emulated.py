@@ -3,40 +3,45 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from distredge.engine.base import Engine, FloatRows, HeadEngine
+from distredge.geometry.interval import Interval
 
 
 class EmulatedEngine(Engine):
-    """Holds a split-part for exactly `hold_ms` and returns zeros of the right shape.
+    """Holds a split-part for exactly `hold_ms` and returns zeros of the right shapes.
 
     The hold ends at a deadline on the monotonic clock, so that what waking up costs does not add up.
     """
 
-    def __init__(self, out_shape: tuple[int, int, int, int], hold_ms: float) -> None:
-        self._out_shape = out_shape
+    def __init__(self, out_shapes: Sequence[tuple[int, ...]], hold_ms: float) -> None:
+        self._out_shapes = tuple(out_shapes)
         self._hold_ms = hold_ms
 
-    def run(self, x: FloatRows) -> FloatRows:
+    def prepare(self, out: Interval) -> None:
+        """Nothing to do."""
+
+    def run(self, out: Interval, inputs: Sequence[FloatRows]) -> list[FloatRows]:
         """Zeros, after the hold."""
         sleep_until(time.monotonic() + self._hold_ms / 1000.0)
-        return zeros(self._out_shape)
+        return [zeros(shape) for shape in self._out_shapes]
 
 
 class EmulatedHead(HeadEngine):
     """As `EmulatedEngine`, for the head: zeros for each of `outputs` (name, shape)."""
 
-    def __init__(self, outputs: tuple[tuple[str, tuple[int, ...]], ...], hold_ms: float) -> None:
-        self._outputs = outputs
+    def __init__(self, outputs: Sequence[tuple[str, tuple[int, ...]]], hold_ms: float) -> None:
+        self._outputs = tuple(outputs)
         self._hold_ms = hold_ms
 
-    def run(self, x: FloatRows) -> dict[str, npt.NDArray[np.float32]]:
+    def run(self, inputs: Sequence[FloatRows]) -> dict[str, npt.NDArray[np.generic]]:
         """Zeros, after the hold."""
         sleep_until(time.monotonic() + self._hold_ms / 1000.0)
-        return {name: zeros(shape) for name, shape in self._outputs}
+        return {name: zeros(tuple(max(size, 1) for size in shape)) for name, shape in self._outputs}
 
 
 def zeros(shape: tuple[int, ...]) -> FloatRows:

@@ -1,198 +1,511 @@
-"""Cuts a split-part out of an ONNX model: a static sub-graph that computes exactly the part's rows.
+"""Cuts split-parts out of an ONNX model: a sub-graph that computes exactly a part's rows.
 
-Row needs are those of `geometry.split`. In the sub-graph a layer computes the hull of what its consumers need, a
-`Slice` gives each consumer its own rows, and vertical padding stays only where a part touches the true border.
+Row needs are those of `geometry.split`. A layer computes the hull of what its consumers need, a `Slice` gives each
+consumer its own rows, and padding stays only where a part touches the true border.
+
+The sub-graph is cut either for one part, whose rows are then constants, or for every part of its volume: then pads and
+slices are run-time inputs, and a new split builds nothing. Both are the same walk over the layers: rows are held as
+`Span`s over the set of parts that the sub-graph is for, which has one member or many.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto
 
+from distredge.engine.subgraph import OnnxSource, SubGraph, with_rows
 from distredge.geometry.interval import Interval
-from distredge.geometry.receptive import needed, unclipped
 from distredge.geometry.split import SplitPart, Volume
-from distredge.model.graph import LayerGraph
+from distredge.model.graph import IMAGE
 from distredge.model.layer import Layer
-from distredge.model.onnx_file import read_model
-from distredge.model.operators import WINDOWED, attribute, window
+from distredge.model.operators import WINDOWED, attribute, set_attributes, window
+from distredge.model.rows import ROW_BY_ROW, IntArray, RowMap, Spread, Window
+from distredge.model.rowwise import LAYOUT, RowWise
+
+_END = np.iinfo(np.int64).max
+
+Formula = Callable[[int, int], npt.NDArray[Any]]
+"""A value of the geometry for the part that starts at one place of the domain and stops at another."""
 
 
-class OnnxSource:
-    """An ONNX file in normal form, indexed for cutting. Large weights in external files stay there, unread."""
-
-    def __init__(self, path: Path) -> None:
-        self.folder = path.parent
-        self.model = read_model(path)
-        graph = self.model.graph
-        self.nodes: dict[str, NodeProto] = {node.name: node for node in graph.node}
-        self.weights: dict[str, TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
-        self.makers: dict[str, NodeProto] = {name: node for node in graph.node for name in node.output}
+class UnsteadyGeometryError(Exception):
+    """A layer's rows cannot be a run-time matter; the part has to be cut by itself."""
 
 
-def part_model(source: OnnxSource, volume: Volume, part: SplitPart) -> ModelProto:
-    """The sub-graph of one split-part: input (1, C, part.input.size, W), output (1, C', part.rows[-1].size, W').
+@dataclass(frozen=True)
+class Span:
+    """Rows of a tensor over a set of parts: where they start by the parts' starts, where they stop by their stops."""
 
-    Weights in external files are referred to, not copied: load the result with `source.folder` as base.
+    starts: IntArray
+    stops: IntArray
+
+    def read(self, reads: RowMap, height: int) -> Span:
+        """Rows of an input of `height` rows that these read."""
+        return Span(reads.starts(self.starts, height), reads.stops(self.stops, height))
+
+    def same(self, other: Span) -> bool:
+        """Whether the rows are equal for all parts."""
+        return bool(np.array_equal(self.starts, other.starts) and np.array_equal(self.stops, other.stops))
+
+    def rows(self, a: int, b: int) -> int:
+        """How many rows the part has that starts at `a` and stops at `b` of the domain."""
+        return int(self.stops[b] - self.starts[a])
+
+
+@dataclass(frozen=True)
+class CutVolume:
+    """A sub-graph for every part of a volume: the model, and what its geometry inputs are for a part."""
+
+    model: ModelProto
+    formulas: dict[str, Formula]
+
+    def geometry(self, out: Interval) -> dict[str, npt.NDArray[Any]]:
+        """The geometry inputs for the part that computes the rows `out`."""
+        return {name: formula(out.start, out.stop - 1) for name, formula in self.formulas.items()}
+
+
+def part_model(source: OnnxSource, volume: Volume, out: Interval) -> ModelProto:
+    """The sub-graph of the one part that computes the rows `out` of the volume's last layer.
+
+    Its inputs are those rows of the entering tensors that the part reads, its outputs those of the leaving tensors that
+    it owns, but for those of which it owns none. Weights in external files are referred to, not copied: load the result
+    with `source.folder` as base.
     """
-    cutter = _PartCutter(source, volume, part)
-    for layer, rows in zip(volume.layers, part.rows, strict=True):
-        cutter.place(layer, rows)
-    return cutter.model()
+    starts, stops = volume.tables
+    spans = [Span(a[out.start : out.start + 1], b[out.stop : out.stop + 1]) for a, b in zip(starts, stops, strict=True)]
+    part = volume.part(out)
+    owned = [Span(np.array([rows.start]), np.array([rows.stop])) for rows in part.outputs]
+    return _Cutter(source, volume, spans, owned, runtime=False).cut().model
 
 
-def head_model(source: OnnxSource, graph: LayerGraph) -> ModelProto:
-    """The sub-graph of a non-empty head: from all rows of the body's last tensor to the model's outputs."""
-    out = _SubGraph(source, known=graph.head.tensor)
-    for name in graph.head.nodes:
-        out.add(source.nodes[name])
-    inputs = [helper.make_tensor_value_info(graph.head.tensor, TensorProto.FLOAT, (1, *graph.layers[-1].out_shape))]
-    return out.model(inputs, source.model.graph.output)
+def volume_model(source: OnnxSource, volume: Volume) -> CutVolume:
+    """The sub-graph of all parts of a volume in which no layer is left without rows (see `has_all_rows`).
+
+    Raises `UnsteadyGeometryError` if a layer's geometry cannot be a run-time input.
+    """
+    starts, stops = volume.tables
+    spans = [Span(a[:-1], b[1:]) for a, b in zip(starts, stops, strict=True)]
+    cuts = [volume.cut_rows(i) for i in volume.leaving]
+    return _Cutter(source, volume, spans, [Span(c[:-1], c[1:]) for c in cuts], runtime=True).cut()
 
 
-class _SubGraph:
-    """A graph under construction: nodes in order, and the constants that they use."""
-
-    def __init__(self, source: OnnxSource, known: str) -> None:
-        self._source = source
-        self._opset = max(entry.version for entry in source.model.opset_import if entry.domain in ("", "ai.onnx"))
-        self._nodes: list[NodeProto] = []
-        self._known = {known, ""}
-        self._constants: dict[str, TensorProto] = {}
-
-    def add(self, node: NodeProto) -> None:
-        """Append a node, and before it the constants that it uses."""
-        for name in node.input:
-            if name in self._known:
-                continue
-            self._known.add(name)
-            if name in self._source.weights:
-                self._constants[name] = self._source.weights[name]
-            else:  # a constant that nodes compute; features are known when their reader is added
-                self.add(self._source.makers[name])
-        self._known.update(node.output)
-        self._nodes.append(node)
-
-    def add_slice(self, tensor: str, rows: Interval, result: str) -> None:
-        """Append a node that makes `result` from the rows `rows` of `tensor`, counted from its first row."""
-        if self._opset < 10:
-            name, (start, stop) = f"{result}/slice", rows
-            self.add(helper.make_node("Slice", [tensor], [result], name, starts=[start], ends=[stop], axes=[2]))
-            return
-        values = {"start": [rows.start], "stop": [rows.stop], "axis": [2]}
-        inputs = [self._constant(f"{result}/{part}", np.array(value)) for part, value in values.items()]
-        self.add(helper.make_node("Slice", [tensor, *inputs], [result], name=f"{result}/slice"))
-
-    def add_lowest(self, tensor: str, pads: list[int], result: str) -> str:
-        """Append a node that pads `tensor` (top, left, bottom, right) with what no maximum takes; returns `result`.
-
-        ONNX Runtime's own padding is limited to less than the kernel, which a dilated window may pass.
-        """
-        top, left, bottom, right = pads
-        sizes = self._constant(f"{result}/sizes", np.array([0, 0, top, left, 0, 0, bottom, right]))
-        lowest = self._constant(f"{result}/lowest", np.array(np.finfo(np.float32).min))
-        self.add(helper.make_node("Pad", [tensor, sizes, lowest], [result], name=f"{result}/pad"))
-        return result
-
-    def _constant(self, name: str, values: npt.NDArray[np.generic]) -> str:
-        self._constants[name] = numpy_helper.from_array(values, name)
-        self._known.add(name)
-        return name
-
-    def model(self, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]) -> ModelProto:
-        """The finished model, with the source's operator versions."""
-        graph = GraphProto(name="part", node=self._nodes, initializer=self._constants.values())
-        graph.input.extend(inputs)
-        graph.output.extend(outputs)
-        whole = self._source.model
-        return ModelProto(
-            ir_version=whole.ir_version, opset_import=whole.opset_import, functions=whole.functions, graph=graph
-        )
+def has_all_rows(part: SplitPart) -> bool:
+    """Whether the part computes at least a row of every layer and owns one of every leaving tensor."""
+    return all(rows.size for rows in (*part.rows, *part.outputs))
 
 
-class _Feature(NamedTuple):
-    """A feature map: which of its rows the sub-graph has, and its true shape (channels, height, width)."""
+class _Cutter:
+    """Places a volume's layers one after the other, each with the rows that the parts compute of it."""
 
-    rows: Interval
-    shape: tuple[int, int, int]
+    def __init__(
+        self, source: OnnxSource, volume: Volume, spans: Sequence[Span], owned: Sequence[Span], runtime: bool
+    ) -> None:
+        self._source, self._volume, self._runtime = source, volume, runtime
+        self._graph = SubGraph(source)
+        count = len(volume.entering)
+        self._entering = dict(zip((self._tensor(i) for i in volume.entering), spans[:count], strict=True))
+        self._rows = list(spans[count:])
+        self._owned = dict(zip(volume.leaving, owned, strict=True))
+        self._features = dict(self._entering)
+        self._formulas: dict[str, Formula] = {}
+        self._sliced: dict[tuple[str, bytes], str] = {}
 
+    def cut(self) -> CutVolume:
+        """The finished sub-graph."""
+        for tensor, span in self._entering.items():
+            self._graph.enter(tensor, self._fixed(span))
+        for layer, span in zip(self._volume.layers, self._rows, strict=True):
+            if self._runtime or span.rows(0, 0) > 0:
+                self._place(layer, span)
+        for i, span in self._owned.items():
+            layer = self._volume.graph.layers[i]
+            if self._runtime or span.rows(0, 0) > 0:
+                self._graph.leave(self._rows_of(layer.tensor, span), layer.tensor, self._fixed(span))
+        return CutVolume(self._graph.model(), self._formulas)
 
-class _PartCutter:
-    """Places a volume's layers one after the other, each with the rows that the part computes of it."""
+    def _tensor(self, layer: int) -> str:
+        graph = self._volume.graph
+        return graph.input_tensor if layer == IMAGE else graph.layers[layer].tensor
 
-    def __init__(self, source: OnnxSource, volume: Volume, part: SplitPart) -> None:
-        graph = volume.graph
-        first = graph.layers[volume.start - 1] if volume.start else None
-        self._source = source
-        self._entering = first.tensor if first else graph.input_tensor
-        shape = first.out_shape if first else graph.input_shape[1:]
-        self._features = {self._entering: _Feature(part.input, shape)}
-        self._last = volume.layers[-1]
-        self._out = _SubGraph(source, known=self._entering)
-        self._sliced: set[str] = set()
+    def _fixed(self, span: Span) -> int | None:
+        """The number of rows if it is the same for all parts that the sub-graph is for."""
+        return None if self._runtime else span.rows(0, 0)
 
-    def place(self, layer: Layer, rows: Interval) -> None:
-        """Append a layer's nodes so that they make exactly its rows `rows`."""
+    def _value(self, name: str, formula: Formula, kind: int = TensorProto.INT64) -> str:
+        """Name of a tensor that holds a value of the geometry."""
+        if not self._runtime:
+            return self._graph.constant(name, formula(0, 0))
+        self._formulas[name] = formula
+        shapes = {formula(a, b).shape for a, b in ((0, 0), (0, -1), (-1, -1))}
+        one = next(iter(shapes))
+        return self._graph.argument(name, kind, one if len(shapes) == 1 else [None] * len(one))
+
+    def _place(self, layer: Layer, span: Span) -> None:
+        """Append a layer's nodes so that they make exactly the rows `span`."""
         for name in layer.nodes:
             node = NodeProto()
             node.CopyFrom(self._source.nodes[name])
-            if node.op_type in WINDOWED:
-                self._place_windowed(node, rows)
+            made = self._source.graph.analysis.nodes.get(name)
+            if made is None:
+                self._place_whole(node)
             else:
-                for i, tensor in enumerate(node.input):
-                    if tensor in self._features:
-                        node.input[i] = self._rows_of(tensor, rows)
-                self._out.add(node)
-        self._features[layer.tensor] = _Feature(rows, layer.out_shape)
+                self._place_rows(node, made, span)
+        for name in node.output:
+            self._features.pop(name, None)
+        self._features[layer.tensor] = span
 
-    def model(self) -> ModelProto:
-        """The finished sub-graph."""
-        ends = [
-            helper.make_tensor_value_info(tensor, TensorProto.FLOAT, (1, shape[0], rows.size, shape[2]))
-            for tensor, (rows, shape) in ((t, self._features[t]) for t in (self._entering, self._last.tensor))
-        ]
-        return self._out.model(ends[:1], ends[1:])
+    def _place_whole(self, node: NodeProto) -> None:
+        for i, tensor in enumerate(node.input):
+            if tensor in self._features:
+                have = self._features[tensor]
+                whole = Span(np.zeros_like(have.starts), np.full_like(have.stops, self._source.height(tensor)))
+                node.input[i] = self._rows_of(tensor, whole)
+        self._graph.add(node)
 
-    def _place_windowed(self, node: NodeProto, rows: Interval) -> None:
-        """Append a convolution or pooling that reads only the rows it needs, padded only beyond the true border.
+    def _place_rows(self, node: NodeProto, made: RowWise, span: Span) -> None:
+        """Append a row-wise node that makes the rows `span`."""
+        wants: dict[str, Span] = {}
+        for i, tensor in enumerate(node.input):
+            if tensor in self._features:
+                reads = made.reads.get(tensor, ROW_BY_ROW)
+                wants[tensor] = span.read(reads, self._source.height(tensor))
+                node.input[i] = self._rows_of(tensor, wants[tensor])
+            elif tensor in self._source.graph.tensors.constants and made.axis < len(self._source.shape(node.output[0])):
+                node.input[i] = self._constant_rows(node, made, tensor, span)
+        want = next(iter(wants.values()), span)
+        if node.op_type in WINDOWED:
+            self._place_windowed(node, made, span, want)
+        elif node.op_type == "ConvTranspose":
+            self._place_transposed(node, made, span, want)
+        elif node.name in self._source.graph.analysis.matrices:
+            self._place_by_matrix(node, made, span, want)
+        elif node.op_type in LAYOUT - {"Transpose"} or node.op_type == "DepthToSpace":
+            self._place_blocks(node, made, span, want)
+        elif node.op_type == "Pad":
+            self._place_pad(node, made, span, want)
+        elif node.op_type == "Slice":
+            self._place_slice(node, made)
+        elif node.op_type == "Expand":
+            shape = with_rows(self._source.shape(node.output[0]), made.axis, 1)
+            node.input[1] = self._graph.constant(f"{node.output[0]}/shape", np.array(shape, dtype=np.int64))
+            self._graph.add(node)
+        else:
+            self._graph.add(node)
 
-        Output rows that lie wholly in padding need none, and get the border row. So that it takes part, rows ahead
+    def _constant_rows(self, node: NodeProto, made: RowWise, tensor: str, span: Span) -> str:
+        """An element-wise constant that differs from row to row, its rows cut as well."""
+        shape, out = self._source.graph.tensors.shapes.get(tensor, ()), self._source.shape(node.output[0])
+        own = made.axis - (len(out) - len(shape))
+        plain = node.op_type in WINDOWED or node.op_type in ("ConvTranspose", "BatchNormalization", "MatMul", "Gather")
+        if plain or own < 0 or shape[own] != out[made.axis] or out[made.axis] == 1:
+            return tensor
+        if node.op_type not in ("Concat", "Where") and len(made.reads) + len(node.input) < 2:
+            return tensor
+        whole = Span(np.zeros_like(span.starts), np.full_like(span.stops, out[made.axis]))
+        return self._slice(tensor, own, whole, span)
+
+    def _rows_of(self, tensor: str, want: Span) -> str:
+        """Name of a tensor that holds exactly the rows `want` of a feature map."""
+        have, axis = self._features[tensor], self._source.axis(tensor)
+        if have.same(want) or axis is None:
+            return tensor
+        return self._slice(tensor, axis, have, want)
+
+    def _slice(self, tensor: str, axis: int, have: Span, want: Span) -> str:
+        """The rows `want` of a tensor of which the rows `have` are there."""
+        key = (tensor, want.starts.tobytes() + want.stops.tobytes())
+        if key not in self._sliced:
+            result = f"{tensor}/rows{len(self._sliced)}"
+
+            def start(a: int, b: int) -> npt.NDArray[Any]:
+                return np.array([want.starts[a] - have.starts[a]])
+
+            def stop(a: int, b: int) -> npt.NDArray[Any]:
+                return np.array([want.stops[b] - have.starts[a]])
+
+            self._sliced[key] = self._add_slice(tensor, axis, start, stop, result)
+        return self._sliced[key]
+
+    def _add_slice(self, tensor: str, axis: int, start: Formula, stop: Formula, result: str) -> str:
+        if self._source.opset < 10:
+            if self._runtime:
+                raise UnsteadyGeometryError("slices were fixed before operator set 10")
+            starts, ends = start(0, 0).tolist(), stop(0, 0).tolist()
+            return self._graph.make("Slice", [tensor], result, starts=starts, ends=ends, axes=[axis])
+        names = [self._value(f"{result}/start", start), self._value(f"{result}/stop", stop)]
+        return self._graph.make(
+            "Slice", [tensor, *names, self._graph.constant(f"{result}/axis", np.array([axis]))], result
+        )
+
+    def _padding(self, reads: Window, span: Span, want: Span) -> tuple[IntArray, IntArray, IntArray]:
+        """Rows of padding above (by the parts' starts) and below (by their stops), and output rows ahead.
+
+        Output rows that lie wholly in padding need no input and get the border row. So that it takes part, rows ahead
         of them or behind them are computed too, by whole strides, and dropped again.
         """
-        reads, stride = unclipped(window(node), rows), window(node).stride
-        want = needed(window(node), rows, self._features[node.input[0]].shape[1])
-        ahead = max(0, -((want.start - reads.start) // stride))
-        top = want.start - reads.start + ahead * stride
-        bottom = max(0, reads.stop - want.stop)
-        _, left, _, right = attribute(node, "pads", None)
-        pads = [top, left, bottom, right]
-        node.input[0] = self._rows_of(node.input[0], want)
+        first, last = span.starts * reads.stride - reads.pad_top, (span.stops - 1) * reads.stride - reads.pad_top
+        top = want.starts - first
+        ahead = np.maximum(0, -(top // reads.stride))
+        return top + ahead * reads.stride, last + reads.extent - want.stops, ahead
+
+    def _place_windowed(self, node: NodeProto, made: RowWise, span: Span, want: Span) -> None:
+        """Append a convolution or pooling that reads only the rows it needs, padded only beyond the true border."""
+        spatial = made.axis - 2
+        top, bottom, ahead = self._padding(window(node, spatial), span, want)
+        pads = list(attribute(node, "pads", None))
+        low, high = spatial, spatial + len(pads) // 2
+        result = node.output[0]
+        extra = bool(ahead.any() or (bottom < 0).any())
+        bottom = np.maximum(bottom, 0)
+        if extra:
+            node.output[0] = f"{result}/with_border"
+        if self._runtime:
+            pads[low] = pads[high] = 0
+            if top.any() or bottom.any():
+                self._place_padded_at_run_time(node, made, span, (top, bottom), pads, extra)
+            else:
+                self._graph.add(self._with_pads(node, pads))
+        else:
+            pads[low], pads[high] = int(top[0]), int(bottom[0])
+            self._place_padded(node, pads)
+        if extra:
+            self._drop_border(f"{result}/with_border", made.axis, ahead, span, result)
+
+    def _drop_border(self, tensor: str, axis: int, ahead: IntArray, span: Span, result: str) -> None:
+        """Of rows that begin `ahead` of what is wanted, take what is wanted."""
+        self._add_slice(
+            tensor,
+            axis,
+            lambda a, b: np.array([ahead[a]]),
+            lambda a, b: np.array([ahead[a] + span.rows(a, b)]),
+            result,
+        )
+
+    def _with_pads(self, node: NodeProto, pads: Sequence[int]) -> NodeProto:
+        set_attributes(node, pads=list(pads))
+        return node
+
+    def _place_padded(self, node: NodeProto, pads: list[int]) -> None:
+        """Append a node with its padding; ONNX Runtime's own is limited to less than a pooling's kernel."""
         kernel = attribute(node, "kernel_shape", None)
         if node.op_type == "MaxPool" and any(pad >= size for pad, size in zip(pads, kernel * 2, strict=True)):
-            node.input[0] = self._out.add_lowest(node.input[0], pads, f"{node.output[0]}/padded")
-            pads = [0, 0, 0, 0]
-        next(a for a in node.attribute if a.name == "pads").ints[:] = pads
-        if not ahead and reads.stop >= want.stop:
-            self._out.add(node)
-            return
-        result = node.output[0]
-        node.output[0] = f"{result}/with_border"
-        self._out.add(node)
-        self._out.add_slice(node.output[0], Interval(ahead, ahead + rows.size), result)
+            spatial = len(pads) // 2
+            sizes = [0, 0, *pads[:spatial], 0, 0, *pads[spatial:]]
+            node.input[0] = self._pad(node.input[0], np.array(sizes), f"{node.output[0]}/padded", lowest=True)
+            pads = [0] * len(pads)
+        self._graph.add(self._with_pads(node, pads))
 
-    def _rows_of(self, tensor: str, rows: Interval) -> str:
-        """Name of a tensor that holds exactly `rows` of the feature map `tensor`."""
-        there = self._features[tensor].rows
-        if rows == there:
-            return tensor
-        result = f"{tensor}/rows_{rows.start}_{rows.stop}"
-        if result not in self._sliced:
-            self._sliced.add(result)
-            self._out.add_slice(tensor, Interval(rows.start - there.start, rows.stop - there.start), result)
-        return result
+    def _pad(self, tensor: str, sizes: npt.NDArray[Any] | str, result: str, lowest: bool) -> str:
+        """Pad a tensor with zeros, or with what no maximum takes."""
+        filler = float(np.finfo(np.float32).min) if lowest else 0.0
+        if self._source.opset < 11:
+            if isinstance(sizes, str):
+                raise UnsteadyGeometryError("pads were fixed before operator set 11")
+            return self._graph.make("Pad", [tensor], result, pads=sizes.tolist(), value=filler)
+        name = sizes if isinstance(sizes, str) else self._graph.constant(f"{result}/sizes", sizes.astype(np.int64))
+        value = self._graph.constant(f"{result}/value", np.array(filler, dtype=np.float32))
+        return self._graph.make("Pad", [tensor, name, value], result)
+
+    def _place_padded_at_run_time(
+        self,
+        node: NodeProto,
+        made: RowWise,
+        span: Span,
+        border: tuple[IntArray, IntArray],
+        pads: list[int],
+        more_rows: bool,
+    ) -> None:
+        """Append a node, its padding on the rows an input; `pads` are those that stay.
+
+        An average over that padding is brought to what it is over the rows in the image; it must not make more rows
+        than are wanted.
+        """
+        top, bottom = border
+        source = self._source.nodes[node.name]
+        shape, result = self._source.shape(source.input[0]), node.output[0]
+        if self._source.graph.tensors.types[source.input[0]] != TensorProto.FLOAT:
+            raise UnsteadyGeometryError("padding with the value of another type")
+
+        def sizes(a: int, b: int) -> npt.NDArray[Any]:
+            values = np.zeros(2 * len(shape), dtype=np.int64)
+            values[made.axis], values[made.axis + len(shape)] = top[a], bottom[b]
+            return values
+
+        name = self._value(f"{result}/pads", sizes)
+        node.input[0] = self._pad(node.input[0], name, f"{result}/padded", node.op_type == "MaxPool")
+        if node.op_type != "AveragePool" or attribute(node, "count_include_pad", 0):
+            self._graph.add(self._with_pads(node, pads))
+            return
+        if more_rows:
+            raise UnsteadyGeometryError("averages of nothing but padding")
+        reads, like = window(source, made.axis - 2), [1] * len(shape)
+
+        def factor(a: int, b: int) -> npt.NDArray[Any]:
+            rows = np.arange(span.starts[a], max(span.stops[b], span.starts[a] + 1))
+            taps = rows[:, None] * reads.stride - reads.pad_top + np.arange(reads.kernel)[None] * reads.dilation
+            inside = np.maximum(((taps >= 0) & (taps < shape[made.axis])).sum(axis=1), 1)
+            factors: npt.NDArray[Any] = (reads.kernel / inside).astype(np.float32)
+            return factors.reshape([*like[: made.axis], -1, *like[made.axis + 1 :]])
+
+        node.output[0] = f"{result}/of_all_rows"
+        self._graph.add(self._with_pads(node, pads))
+        self._graph.make("Mul", [node.output[0], self._value(f"{result}/factor", factor, TensorProto.FLOAT)], result)
+
+    def _place_transposed(self, node: NodeProto, made: RowWise, span: Span, want: Span) -> None:
+        """Append a transposed convolution without padding on the rows, and take its rows from what it makes."""
+        spatial = made.axis - 2
+        reads = window(node, spatial)
+        first = span.starts - (want.starts * reads.stride - reads.pad_top)  # in what the rows `want` make
+        pads = list(attribute(node, "pads", None))
+        low, high = spatial, spatial + len(pads) // 2
+        extra = list(attribute(node, "output_padding", None))
+        if not self._runtime:
+            made_rows = (want.rows(0, 0) - 1) * reads.stride + reads.extent
+            below = made_rows - int(first[0]) - span.rows(0, 0)
+            pads[low], pads[high], extra[spatial] = int(first[0]), max(0, below), max(0, -below)
+            set_attributes(node, pads=pads, output_padding=extra)
+            self._graph.add(node)
+            return
+        pads[low] = pads[high] = 0
+        short = span.stops - ((want.stops - 1) * reads.stride - reads.pad_top + reads.extent)
+        extra[spatial] = max(0, int(short.max()))
+        set_attributes(node, pads=pads, output_padding=extra)
+        result = node.output[0]
+        node.output[0] = f"{result}/spread"
+        self._graph.add(node)
+        self._drop_border(node.output[0], made.axis, first, span, result)
+
+    def _place_blocks(self, node: NodeProto, made: RowWise, span: Span, want: Span) -> None:
+        """Append a reshape; where input rows become blocks of rows, take those that are wanted of the blocks."""
+        result, reads = node.output[0], next(iter(made.reads.values()))
+        ahead = span.starts - want.starts * (reads.stride if isinstance(reads, Spread) else 1)
+        whole = not isinstance(reads, Spread) or (
+            not ahead.any() and np.array_equal(span.stops, want.stops * reads.stride)
+        )
+        blocks = result if whole else f"{result}/blocks"
+        if node.op_type == "DepthToSpace":
+            node.output[0] = blocks
+            self._graph.add(node)
+        else:
+            self._graph.reshape(node.input[0], with_rows(self._source.shape(result), made.axis), blocks)
+        if not whole:
+            self._drop_border(blocks, made.axis, ahead, span, result)
+
+    def _place_by_matrix(self, node: NodeProto, made: RowWise, span: Span, want: Span) -> None:
+        """Append a resizing (or a padding by what is there): its rows by its matrix, its width by the node itself."""
+        matrix = self._source.graph.analysis.matrices[node.name]
+        result, source = node.output[0], self._source.nodes[node.name]
+        before, after = self._source.shape(source.input[0]), self._source.shape(source.output[0])
+        others_stay = with_rows(before, made.axis) == with_rows(after, made.axis)
+        rows_made = result if others_stay else f"{result}/rows"
+        picks = bool(((matrix != 0).sum(axis=1) == 1).all() and (matrix.max(axis=1) == 1).all())
+        if picks:
+            chosen = matrix.argmax(axis=1)
+            name = self._value(f"{result}/picked", lambda a, b: chosen[span.starts[a] : span.stops[b]] - want.starts[a])
+            self._graph.make("Gather", [node.input[0], name], rows_made, axis=made.axis)
+        else:
+            if made.axis != len(before) - 2 or self._source.graph.tensors.types[source.input[0]] != TensorProto.FLOAT:
+                raise UnsteadyGeometryError("rows that are mixed in another dimension than the last but one")
+
+            def weights(a: int, b: int) -> npt.NDArray[Any]:
+                return np.ascontiguousarray(matrix[span.starts[a] : span.stops[b], want.starts[a] : want.stops[b]])
+
+            name = self._value(f"{result}/mixed", weights, TensorProto.FLOAT)
+            self._graph.make("MatMul", [name, node.input[0]], rows_made)
+        if not others_stay:
+            node.input[0] = rows_made
+            self._place_width(node, made, span, len(before))
+
+    def _place_width(self, node: NodeProto, made: RowWise, span: Span, rank: int) -> None:
+        """Append a resizing or padding whose rows are made already: it leaves them as they are."""
+        axes = [int(x) % rank for x in attribute(node, "axes", range(rank))]
+        at = axes.index(made.axis) if made.axis in axes else None
+        for i, name in enumerate(list(node.input)[1:], start=1):
+            value = self._source.graph.tensors.value(name) if name else None
+            if value is None or at is None or value.size not in (len(axes), 2 * len(axes)):
+                continue
+            changed = f"{node.output[0]}/argument{i}"
+            if value.size == 2 * len(axes):  # pads, or a region of interest that is not used
+                if node.op_type == "Pad":
+                    value = value.copy()
+                    value[[at, at + len(axes)]] = 0
+                    node.input[i] = self._graph.constant(changed, value)
+            elif value.dtype == np.int64:
+
+                def sizes(a: int, b: int, value: npt.NDArray[Any] = value) -> npt.NDArray[Any]:
+                    return np.array([span.rows(a, b) if k == at else v for k, v in enumerate(value)], dtype=np.int64)
+
+                node.input[i] = self._value(changed, sizes)
+            else:
+                value = value.copy()
+                value[at] = 1.0
+                node.input[i] = self._graph.constant(changed, value)
+        self._graph.add(node)
+
+    def _place_pad(self, node: NodeProto, made: RowWise, span: Span, want: Span) -> None:
+        """Append a padding by constants; rows of padding only where the part has some."""
+        source = self._source.nodes[node.name]
+        rank = len(self._source.shape(source.input[0]))
+        given = self._source.graph.tensors.argument(source, 1, "pads")
+        assert given is not None
+        axes = list(range(rank))
+        if len(source.input) > 3 and source.input[3]:
+            named = self._source.graph.tensors.value(source.input[3])
+            assert named is not None
+            axes = [int(x) % rank for x in named]
+        if made.axis not in axes:
+            self._graph.add(node)
+            return
+        at, result = axes.index(made.axis), node.output[0]
+        reads = made.reads[source.input[0]]
+        assert isinstance(reads, Window)
+        top, bottom, ahead = self._padding(reads, span, want)
+        extra = bool(ahead.any() or (bottom < 0).any())
+        below = np.maximum(bottom, 0)
+
+        def sizes(a: int, b: int) -> npt.NDArray[Any]:
+            values = given.astype(np.int64).copy()
+            values[at], values[at + len(axes)] = top[a], below[b]
+            return np.asarray(values)
+
+        if self._source.opset < 11:
+            if self._runtime:
+                raise UnsteadyGeometryError("pads were fixed before operator set 11")
+            set_attributes(node, pads=sizes(0, 0).tolist())
+        else:
+            node.input[1] = self._value(f"{result}/pads", sizes)
+        if extra:
+            node.output[0] = f"{result}/with_border"
+        self._graph.add(node)
+        if extra:
+            self._drop_border(node.output[0], made.axis, ahead, span, result)
+
+    def _place_slice(self, node: NodeProto, made: RowWise) -> None:
+        """Append a slice; of the rows, which begin with the first that it takes, it takes all that its step hits."""
+        source = self._source.nodes[node.name]
+        tensors, rank = self._source.graph.tensors, len(self._source.shape(source.input[0]))
+        starts, ends = tensors.argument(source, 1, "starts"), tensors.argument(source, 2, "ends")
+        assert starts is not None
+        assert ends is not None
+        named = tensors.argument(source, 3, "axes")
+        axes = [int(x) % rank for x in (range(len(starts)) if named is None else named)]
+        if made.axis in axes:
+            starts, ends = starts.astype(np.int64).copy(), ends.astype(np.int64).copy()
+            starts[axes.index(made.axis)], ends[axes.index(made.axis)] = 0, _END
+            if self._source.opset < 10:
+                set_attributes(node, starts=starts.tolist(), ends=ends.tolist())
+            else:
+                for i, (word, values) in enumerate((("starts", starts), ("ends", ends)), start=1):
+                    node.input[i] = self._graph.constant(f"{node.output[0]}/{word}", values)
+                if len(node.input) > 3 and node.input[3]:
+                    node.input[3] = self._graph.constant(f"{node.output[0]}/axes", np.array(axes, dtype=np.int64))
+                if len(node.input) > 4 and node.input[4]:
+                    steps = tensors.value(source.input[4])
+                    assert steps is not None
+                    node.input[4] = self._graph.constant(f"{node.output[0]}/steps", steps.astype(np.int64))
+        self._graph.add(node)

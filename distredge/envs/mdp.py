@@ -11,8 +11,12 @@ from distredge.simulate.simulator import Simulator
 
 
 class SplitMdp:
-    """A batch of episodes on one simulator. The transition is the simulator's own step, so that an episode's latency
-    is exactly `simulator.evaluate` of its cuts."""
+    """A batch of episodes on one simulator.
+
+    The transition is the simulator's own step, and an episode's latency is exactly `simulator.evaluate` of its cuts.
+    What leaves for the head before the last volume counts in the latency, but not in the accumulated latencies on the
+    way: who runs the head is only known at the end.
+    """
 
     def __init__(self, simulator: Simulator, formulation: Formulation) -> None:
         self.simulator = simulator
@@ -24,7 +28,7 @@ class SplitMdp:
         """Begin `batch` episodes; returns their first observations."""
         self.volume = 0
         self.cuts: IntArray = np.zeros((batch, self.volumes, self.simulator.providers + 1), dtype=np.int64)
-        self._states = np.zeros((batch, 3, self.simulator.providers + 1))
+        self._states = np.zeros((batch, 4, self.simulator.providers + 1))
         return self.formulation.observe(self._situation())
 
     def step(self, actions: FloatArray) -> tuple[Float32Array, FloatArray, FloatArray | None]:
@@ -32,15 +36,13 @@ class SplitMdp:
         before = self._situation()
         v = self.volume
         self.cuts[:, v] = self.formulation.cuts(v, actions)
-        previous = np.ascontiguousarray(self.cuts[:, max(v - 1, 0)])
-        current = np.ascontiguousarray(self.cuts[:, v])
-        kernel.step(self.simulator.problem, v, previous, current, self._states)
+        kernel.step(self.simulator.problem, v, self.cuts, self._states)
         self.volume += 1
         after = self._situation()
         latency: FloatArray | None = None
         if self.volume == self.volumes:
             latency = np.empty(len(actions))
-            kernel.close(self.simulator.problem, current, self._states, latency)
+            kernel.evaluate(self.simulator.problem, self.cuts, latency)
         return self.formulation.observe(after), self.formulation.reward(before, after, latency), latency
 
     def _situation(self) -> Situation:

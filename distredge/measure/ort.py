@@ -8,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import ModelProto
 
 from distredge.engine.onnxruntime import session
-from distredge.engine.slicing import OnnxSource, head_model
+from distredge.engine.slicing import part_model
+from distredge.engine.subgraph import OnnxSource, head_model
+from distredge.geometry.interval import Interval
+from distredge.geometry.split import Volume
 from distredge.model.graph import LayerGraph
 from distredge.model.layer import Layer
-from distredge.model.operators import WINDOWED, attribute, static_shape
+from distredge.model.operators import static_shape
 from distredge.profiles.table import Timing
 
 MIN_REPEATS, MAX_REPEATS = 3, 100
@@ -32,7 +35,7 @@ class OrtBench:
 
     def __init__(self, graph: LayerGraph, rng: np.random.Generator, threads: int) -> None:
         self._graph = graph
-        self._source = OnnxSource(graph.path)
+        self._source = OnnxSource.of(graph)
         self._rng = rng
         self._threads = threads
         self._sweep = np.zeros(max(2 * last_level_cache_bytes(), 1 << 20) // 8)
@@ -65,53 +68,11 @@ class OrtBench:
         return summary(repeat(lambda: runner.run_with_iobinding(binding), prepare, warm_up_s, seconds))
 
 
-def layer_model(source: OnnxSource, model: LayerGraph, layer: Layer, rows: int) -> ModelProto:
-    """An ONNX model of one layer's own nodes that makes `rows` rows.
-
-    Each feature map that the layer reads is an input. One that is read through the layer's window and row by row too
-    (a block around a single convolution) is two, of different heights. A constant that nodes compute is one as well.
-    """
-    graph = GraphProto(name="layer")
-    values = {value.name: value for value in (*source.model.graph.input, *source.model.graph.value_info)}
-    maps = {model.input_tensor, *(each.tensor for each in model.layers)}
-    inside = {""}
-    inputs: dict[str, tuple[int, ...]] = {}
-    for name in layer.nodes:
-        node = NodeProto()
-        node.CopyFrom(source.nodes[name])
-        windowed = node.op_type in WINDOWED
-        height = _set_pads(node, layer, rows) if windowed else rows
-        for i, tensor in enumerate(node.input):
-            if tensor in inside:
-                continue
-            if tensor in source.weights:
-                graph.initializer.append(source.weights[tensor])
-                inside.add(tensor)
-                continue
-            shape = static_shape(values[tensor]) or ()
-            node.input[i] = tensor if windowed else f"{tensor}/row_by_row"
-            inputs[node.input[i]] = (*shape[:2], height, *shape[3:]) if tensor in maps else shape
-        inside.update(node.output)
-        graph.node.append(node)
-    channels, _, width = layer.out_shape
-    graph.input.extend(_float_map(name, shape) for name, shape in inputs.items())
-    graph.output.append(_float_map(layer.tensor, (1, channels, rows, width)))
-    return ModelProto(ir_version=source.model.ir_version, opset_import=source.model.opset_import, graph=graph)
-
-
-def _float_map(name: str, shape: tuple[int, ...]) -> ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-
-
-def _set_pads(node: NodeProto, layer: Layer, rows: int) -> int:
-    """Pad the node so that it makes `rows` rows of the input rows that it returns."""
-    window, height = layer.inputs[0].window, layer.in_shape[1]
-    reads = (rows - 1) * window.stride + window.extent
-    padding = max(0, reads - height)
-    top = min(padding, window.pad_top)
-    _, left, _, right = attribute(node, "pads", None)
-    next(a for a in node.attribute if a.name == "pads").ints[:] = [top, left, padding - top, right]
-    return min(reads, height)
+def layer_model(source: OnnxSource, graph: LayerGraph, layer: Layer, rows: int) -> ModelProto:
+    """An ONNX model of one layer that makes `rows` rows from the middle of its height."""
+    at = graph.index[layer.name]
+    first = (layer.height - rows) // 2
+    return part_model(source, Volume(graph, at, at + 1), Interval(first, first + rows))
 
 
 def repeat(run: Callable[[], object], prepare: Callable[[], None], warm_up_s: float, seconds: float) -> list[float]:

@@ -2,56 +2,53 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
+
+from distredge.model.rows import ROW_BY_ROW, RowMap
 
 INPUT = "input"
 """The name by which layers refer to the model's input."""
 
+Shape3 = tuple[int, int, int]
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """What one output row reads of an input, on the height dimension.
 
-    Output row `o` reads the input rows `o * stride - pad_top + i * dilation`, `0 <= i < kernel`;
-    rows outside the input are padding. The default is a row-by-row operation.
+def rows_in_the_middle(shape: tuple[int, ...], axis: int | None) -> Shape3:
+    """A tensor's shape as (elements before the rows' axis, rows, elements behind it); one row without such an axis.
+
+    For (1, channels, height, width) that is (channels, height, width); a third spatial dimension counts as channels.
     """
-
-    kernel: int = 1
-    stride: int = 1
-    dilation: int = 1
-    pad_top: int = 0
-
-    @property
-    def extent(self) -> int:
-        """Rows from the first that is read to the last, both counted."""
-        return (self.kernel - 1) * self.dilation + 1
-
-
-ROW_BY_ROW = Window()
+    if axis is None:
+        return math.prod(shape), 1, 1
+    return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
 
 
 @dataclass(frozen=True, slots=True)
 class LayerInput:
-    """One input of a layer: the layer (or `INPUT`) that makes it and the window it is read through."""
+    """One input of a layer: the layer (or `INPUT`) that makes it and which of its rows are read."""
 
     source: str
-    window: Window = ROW_BY_ROW
+    reads: RowMap = ROW_BY_ROW
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
     """A fused unit: one convolution, pooling, sum or concatenation with what follows it row by row.
 
-    `out_shape` and `in_shape` are (channels, height, width), `in_shape` that of the first input. `macs` and
-    `params` are those of the whole layer, all rows. `nodes` are the names of the ONNX nodes that it stands
-    for, in order; `tensor` is the ONNX tensor that it makes.
+    `out_shape` and `in_shape` are (channels, height, width), `in_shape` that of the first input; a tensor of another
+    rank is seen as `rows_in_the_middle`. `macs` and `params` are those of the whole layer, all rows. `nodes` are the
+    names of the ONNX nodes that it stands for, in order; `tensor` is the ONNX tensor that it makes.
+
+    A `whole` layer cannot be split by rows: whoever needs one of its rows computes them all. `portable` tells whether
+    its tensor can be sent (its elements are exact in float32).
     """
 
     name: str
     op: str
     inputs: tuple[LayerInput, ...]
-    in_shape: tuple[int, int, int]
-    out_shape: tuple[int, int, int]
+    in_shape: Shape3
+    out_shape: Shape3
     kernel: tuple[int, int]
     stride: tuple[int, int]
     groups: int
@@ -59,6 +56,8 @@ class Layer:
     params: int
     nodes: tuple[str, ...]
     tensor: str
+    whole: bool = False
+    portable: bool = True
 
     @property
     def height(self) -> int:
@@ -78,28 +77,39 @@ class Layer:
         return f"{self.op}-{kh}x{kw}s{sh}x{sw}g{self.groups}-{cin}x{win}-{cout}x{wout}-i{len(self.inputs)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """What follows the last row-wise layer (pooling over all rows, fully connected layers): run by one provider.
+class Output(NamedTuple):
+    """One of a model's outputs: its ONNX name, its shape (0: known only when it is computed), its NumPy type.
 
-    `tensor` is the ONNX tensor that the body hands over; `outputs` are the model's outputs with their shapes.
-    Empty `nodes`: the body's last tensor is the model's output.
+    `layer` is the layer that makes it, None if the head does.
     """
 
-    tensor: str
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    layer: str | None = None
+
+    @property
+    def elements(self) -> int:
+        """How many elements it has; sizes that are not known beforehand count as 1."""
+        return math.prod(max(size, 1) for size in self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What follows the last row-wise layers (pooling over all rows, fully connected layers, post-processing).
+
+    It is run by one provider, which gets all rows of the layers `inputs`, in their order. `outputs` are all the model's
+    outputs; those that a layer makes come from the providers that computed their rows. Empty `nodes`: there is no head.
+    """
+
+    inputs: tuple[str, ...]
     nodes: tuple[str, ...]
     ops: tuple[str, ...]
-    outputs: tuple[tuple[str, tuple[int, ...]], ...]
+    outputs: tuple[Output, ...]
     macs: int
     params: int
 
     @property
-    def out_elements(self) -> int:
-        """Elements of all the model's outputs together."""
-        total = 0
-        for _, shape in self.outputs:
-            count = 1
-            for size in shape:
-                count *= size
-            total += count
-        return total
+    def result_elements(self) -> int:
+        """Elements of the outputs that the head makes."""
+        return sum(output.elements for output in self.outputs if output.layer is None)

@@ -1,56 +1,70 @@
-"""What DistrEdge knows of ONNX operators: which work row by row, and through which windows they read."""
+"""What DistrEdge knows of ONNX operators: their windows in one normal form, their work and their parameters."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from distredge.errors import ModelError
-from distredge.model.layer import Window
+from distredge.model.rows import Window
 
-WINDOWED = frozenset({"Conv", "MaxPool", "AveragePool"})
+WINDOWED = frozenset({"Conv", "ConvInteger", "QLinearConv", "MaxPool", "AveragePool"})
 """Operators that read each output row through a window of input rows."""
 
-UNARY = frozenset(
-    "Abs BatchNormalization Cast Ceil Celu Clip Cos Dropout Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity "
-    "LRN LeakyRelu Log Mish Neg PRelu Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Softplus Softsign Sqrt "
-    "Tanh ThresholdedRelu".split()
-)
-"""Operators of one activation whose rows depend on the same rows of it; their other inputs are constants."""
+HEAVY = WINDOWED | {"ConvTranspose"}
+"""Operators for whose sake a network is split."""
 
-BINARY = frozenset("Add Sub Mul Div Max Min Pow".split())
-"""Element-wise operators of two activations, or of one and a constant."""
-
-CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "DeformConv"})
-POOLINGS = frozenset({"MaxPool", "AveragePool", "LpPool"})
+WEIGHTS = {"Conv": 1, "ConvInteger": 1, "ConvTranspose": 1, "QLinearConv": 3}
+"""Which input of a convolution its weights are."""
 
 
 @dataclass(frozen=True)
 class Tensors:
-    """What is known of a graph's tensors: static shapes, element types, which are constants, which are read."""
+    """What is known of a graph's tensors: static shapes, element types, which are constants, which are read.
+
+    `values` are the constants whose data is at hand.
+    """
 
     shapes: dict[str, tuple[int, ...]]
     types: dict[str, int]
     constants: frozenset[str]
     used: frozenset[str]
+    values: dict[str, onnx.TensorProto] = field(default_factory=dict)
 
     def activations(self, node: onnx.NodeProto) -> list[str]:
         """Inputs of a node that are no constants, in order."""
         return [name for name in node.input if name and name not in self.constants]
 
-    def is_feature_map(self, name: str) -> bool:
-        """Whether a tensor is (1, C, H, W) of float32."""
-        shape = self.shapes.get(name, ())
-        return len(shape) == 4 and shape[0] == 1 and self.types.get(name) == onnx.TensorProto.FLOAT
+    def value(self, name: str) -> npt.NDArray[Any] | None:
+        """A constant's value; None where it is not at hand."""
+        return numpy_helper.to_array(self.values[name]) if name in self.values else None
+
+    def argument(self, node: onnx.NodeProto, position: int, name: str) -> npt.NDArray[Any] | None:
+        """What newer operator sets give as an input and older ones as an attribute; None where it is not known."""
+        if len(node.input) > position and node.input[position]:
+            return self.value(node.input[position])
+        given = attribute(node, name, None)
+        return None if given is None else np.array(given)
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     """Value of a node's attribute, `default` where it is not stated."""
     return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
+
+
+def set_attributes(node: onnx.NodeProto, **values: Any) -> None:
+    """Give a node attributes in the place of those it has; None removes one."""
+    kept = [a for a in node.attribute if a.name not in values]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+    node.attribute.extend(helper.make_attribute(name, value) for name, value in values.items() if value is not None)
 
 
 def static_shape(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
@@ -61,54 +75,9 @@ def static_shape(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
     return tuple(d.dim_value for d in kind.shape.dim)
 
 
-def is_row_wise(node: onnx.NodeProto, tensors: Tensors) -> bool:
-    """Whether each output row of the node depends on a window of its inputs' rows only, everywhere alike."""
-    activations = tensors.activations(node)
-    if any(name in tensors.used for name in node.output[1:]):
-        return False
-    if not all(tensors.is_feature_map(name) for name in (*activations, node.output[0])):
-        return False
-    if node.op_type in WINDOWED:
-        return activations == [node.input[0]] and not _counts_rows(node)
-    if node.op_type in UNARY:
-        return activations == [node.input[0]] and not _trains(node) and _keeps_rows(node, tensors)
-    if node.op_type in BINARY:
-        return len(node.input) == 2 and _keeps_rows(node, tensors)
-    if node.op_type == "Concat":
-        return len(activations) == len(node.input) and attribute(node, "axis", 1) in (1, -3)
-    return False
-
-
-def _counts_rows(node: onnx.NodeProto) -> bool:
-    """Whether a pooling divides by a count that the last rows know only from the whole image.
-
-    In normal form ceil mode remains only where that is so: it would count the padding, but not what a last
-    window reads beyond it.
-    """
-    return bool(attribute(node, "ceil_mode", 0))
-
-
-def _trains(node: onnx.NodeProto) -> bool:
-    """Whether a batch norm computes its statistics from the image."""
-    return node.op_type == "BatchNormalization" and (
-        attribute(node, "training_mode", 0) != 0 or attribute(node, "spatial", 1) != 1
-    )
-
-
-def _keeps_rows(node: onnx.NodeProto, tensors: Tensors) -> bool:
-    """Whether an element-wise node maps shapes onto themselves, with constants that are alike in every row."""
-    shape = tensors.shapes[node.output[0]]
-    if any(tensors.shapes[name] != shape for name in tensors.activations(node)):
-        return False
-    if node.op_type == "BatchNormalization":
-        return True
-    constants = [tensors.shapes.get(name) for name in node.input if name in tensors.constants]
-    return all(dims is not None and (len(dims) < 2 or dims[-2] == 1) for dims in constants)
-
-
 def check_window(node: onnx.NodeProto) -> None:
     """Raise `ModelError` if a convolution or pooling states impossible sizes, which shape inference trusts."""
-    if node.op_type not in WINDOWED:
+    if node.op_type not in HEAVY:
         return
     sizes = [attribute(node, name, []) for name in ("kernel_shape", "strides", "dilations")]
     pads = attribute(node, "pads", [])
@@ -118,37 +87,82 @@ def check_window(node: onnx.NodeProto) -> None:
         or len(pads) % 2
         or any(value < 1 for values in sizes for value in values)
         or min(pads, default=0) < 0
+        or attribute(node, "group", 1) < 1
     ):
         raise ModelError(f"{node.op_type} (node '{node.name}') states impossible kernel, strides, dilations or pads")
 
 
-def write_window(node: onnx.NodeProto, shape: Sequence[int], weight: Sequence[int] | None) -> bool:
-    """State kernel, strides, dilations and pads of a 2-D convolution or pooling of an input of `shape`.
+def write_window(
+    node: onnx.NodeProto, shape: Sequence[int], weight: Sequence[int] | None, out: Sequence[int] | None
+) -> bool:
+    """State kernel, strides, dilations and pads of a convolution or pooling of an input of `shape`.
 
     Returns whether a pooling in ceil mode became one that pads its end instead. `weight` is the shape of a
-    convolution's weights.
+    convolution's weights, `out` that of what a transposed one makes.
     """
-    kernel = attribute(node, "kernel_shape", list(weight[2:]) if weight else None)
-    if kernel is None or len(kernel) != 2 or len(shape) != 4:
+    kernel = list(attribute(node, "kernel_shape", list(weight[2:]) if weight else []))
+    spatial = len(shape) - 2
+    if not kernel or len(kernel) != spatial:
         return False
-    strides, dilations = attribute(node, "strides", [1, 1]), attribute(node, "dilations", [1, 1])
-    axes = [_Axis(*sizes) for sizes in zip(shape[2:], kernel, strides, dilations, strict=True)]
+    ones = [1] * spatial
+    strides, dilations = attribute(node, "strides", ones), attribute(node, "dilations", ones)
+    if node.op_type == "ConvTranspose":
+        if out is not None and len(out) == len(shape):
+            _write_transposed(node, _axes(shape, kernel, strides, dilations), list(out[2:]))
+        return False
+    axes = _axes(shape, kernel, strides, dilations)
     pads = _pads(node, axes)
     ceil = bool(attribute(node, "ceil_mode", 0))
     if ceil:
-        ends = [axis.ceil_pad(before, after) for axis, before, after in zip(axes, pads[:2], pads[2:], strict=True)]
-        if ends != pads[2:] and attribute(node, "count_include_pad", 0):
-            ceil = False  # it divides by fewer elements where a window passes the padding: left as it is
-        else:
-            pads[2:] = ends
-    stated = {"kernel_shape": kernel, "strides": strides, "dilations": dilations, "pads": pads}
-    if node.op_type == "AveragePool" and dilations == [1, 1]:
-        del stated["dilations"]  # which older operator sets do not know
-    dropped = (*stated, "auto_pad", "ceil_mode") if ceil else (*stated, "auto_pad")
-    kept = [a for a in node.attribute if a.name not in dropped]
-    del node.attribute[:]
-    node.attribute.extend([*kept, *(helper.make_attribute(name, value) for name, value in stated.items())])
+        ends = [
+            a.ceil_pad(*both) for a, both in zip(axes, zip(pads[:spatial], pads[spatial:], strict=True), strict=True)
+        ]
+        pads[spatial:] = ends
+    stated = {"kernel_shape": kernel, "strides": list(strides), "dilations": list(dilations), "pads": pads}
+    if node.op_type in ("AveragePool", "MaxPool") and list(dilations) == ones:
+        stated["dilations"] = None  # type: ignore[assignment]  # which older operator sets do not know
+    set_attributes(node, **stated, auto_pad=None, **({"ceil_mode": None} if ceil else {}))
     return ceil
+
+
+def counts_padding_unevenly(node: onnx.NodeProto) -> bool:
+    """Whether an average counts the padding, but not what a last window of ceil mode reads beyond it."""
+    return (
+        node.op_type == "AveragePool"
+        and bool(attribute(node, "ceil_mode", 0))
+        and bool(attribute(node, "count_include_pad", 0))
+    )
+
+
+def _axes(shape: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> list[_Axis]:
+    return [_Axis(*sizes) for sizes in zip(shape[2:], kernel, strides, dilations, strict=True)]
+
+
+def _write_transposed(node: onnx.NodeProto, axes: list[_Axis], out: list[int]) -> None:
+    """State a transposed convolution's windows, with `output_padding` in the place of `output_shape`."""
+    spatial = len(axes)
+    extra = list(attribute(node, "output_padding", [0] * spatial))
+    auto = attribute(node, "auto_pad", b"NOTSET").decode()
+    pads = list(attribute(node, "pads", [0] * 2 * spatial))
+    if attribute(node, "output_shape", None) or auto.startswith("SAME"):
+        begins, ends = [], []
+        for i, (axis, size) in enumerate(zip(axes, out, strict=True)):
+            total = axis.stride * (axis.size - 1) + extra[i] + axis.extent - size
+            extra[i], total = extra[i] + max(0, -total), max(0, total)
+            less, more = total // 2, total - total // 2
+            begins.append(less if auto == "SAME_UPPER" else more)
+            ends.append(more if auto == "SAME_UPPER" else less)
+        pads = begins + ends
+    set_attributes(
+        node,
+        kernel_shape=[a.kernel for a in axes],
+        strides=[a.stride for a in axes],
+        dilations=[a.dilation for a in axes],
+        pads=pads,
+        output_padding=extra,
+        output_shape=None,
+        auto_pad=None,
+    )
 
 
 @dataclass(frozen=True)
@@ -180,50 +194,42 @@ class _Axis:
 
 
 def _pads(node: onnx.NodeProto, axes: Sequence[_Axis]) -> list[int]:
-    """Top, left, bottom and right padding of a convolution or pooling, `auto_pad` worked out."""
-    auto = attribute(node, "auto_pad", b"NOTSET").decode()
+    """Padding of a convolution or pooling, all begins, then all ends; `auto_pad` worked out."""
+    auto, none = attribute(node, "auto_pad", b"NOTSET").decode(), [0] * 2 * len(axes)
     if auto not in ("SAME_UPPER", "SAME_LOWER"):
-        return list(attribute(node, "pads", [0, 0, 0, 0])) if auto == "NOTSET" else [0, 0, 0, 0]
+        return list(attribute(node, "pads", none)) if auto == "NOTSET" else none
     small, large = [axis.same() // 2 for axis in axes], [-(-axis.same() // 2) for axis in axes]
     return small + large if auto == "SAME_UPPER" else large + small
 
 
-def window(node: onnx.NodeProto) -> Window:
-    """The window on the height of a convolution or pooling that states it explicitly."""
-    kernel, stride = attribute(node, "kernel_shape", None)[0], attribute(node, "strides", None)[0]
-    return Window(kernel, stride, attribute(node, "dilations", [1, 1])[0], attribute(node, "pads", None)[0])
-
-
-def out_height(node: onnx.NodeProto, height: int) -> int:
-    """Output rows of a convolution or pooling of `height` rows."""
-    reads, pads = window(node), attribute(node, "pads", None)
-    return int((height + pads[0] + pads[2] - reads.extent) // reads.stride + 1)
+def window(node: onnx.NodeProto, spatial: int = 0) -> Window:
+    """The window along a spatial axis of a convolution or pooling that states it explicitly."""
+    kernel, stride = attribute(node, "kernel_shape", None), attribute(node, "strides", None)
+    dilation = attribute(node, "dilations", [1] * len(kernel))
+    return Window(kernel[spatial], stride[spatial], dilation[spatial], attribute(node, "pads", None)[spatial])
 
 
 def macs(node: onnx.NodeProto, tensors: Tensors) -> int:
     """Multiply-accumulates of a node: of convolutions and matrix products, 0 for all others."""
-    outputs = _elements(tensors.shapes.get(node.output[0], (0,)))
-    if node.op_type == "Conv":
-        return outputs * _elements(tensors.shapes[node.input[1]][1:])
-    if node.op_type in ("Gemm", "MatMul"):
+    outputs = math.prod(tensors.shapes.get(node.output[0], (0,)))
+    if node.op_type in WEIGHTS:
+        weights = math.prod(tensors.shapes.get(node.input[WEIGHTS[node.op_type]], (0, 0))[1:])
+        inputs = math.prod(tensors.shapes.get(node.input[0], (0,)))
+        return (inputs if node.op_type == "ConvTranspose" else outputs) * weights
+    if node.op_type in ("Gemm", "MatMul", "MatMulInteger"):
         inner = tensors.shapes.get(node.input[0], (0,))
-        return outputs * inner[0 if attribute(node, "transA", 0) else -1]
+        return outputs * (inner[0 if attribute(node, "transA", 0) else -1] if inner else 1)
     return 0
 
 
 def params(node: onnx.NodeProto, tensors: Tensors) -> int:
     """Parameters of a node: elements of its floating-point constants but scalars and a batch norm's statistics."""
     names = node.input[:3] if node.op_type == "BatchNormalization" else node.input
+    if node.op_type in ("Resize", "Upsample", "Pad", "Clip", "Pow"):
+        names = node.input[:1]
     shapes = (tensors.shapes[n] for n in names if n in tensors.constants and _is_float(tensors.types.get(n)))
-    return sum(_elements(shape) for shape in shapes if shape)
+    return sum(math.prod(shape) for shape in shapes if shape)
 
 
 def _is_float(kind: int | None) -> bool:
     return kind in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
-
-
-def _elements(shape: Sequence[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count

@@ -38,7 +38,7 @@ def greedy(score: SplitScore) -> PartitionScheme:
     location that lowers the score most, if one does; ends when none does.
     """
     graph = score.graph
-    points = graph.partition_points
+    points = graph.cut_points
     locations = tuple(sorted({points[0], points[-1]}))
     while True:
         stops = (*locations[1:], len(graph.layers))

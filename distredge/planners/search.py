@@ -203,7 +203,7 @@ def map_cuts(graph: LayerGraph, old: tuple[int, ...], cuts: IntArray, new: tuple
 
 def _move_location(graph: LayerGraph, locations: tuple[int, ...], rng: np.random.Generator) -> tuple[int, ...]:
     """One partition location added, removed, or shifted to a neighbouring partition point."""
-    points = list(graph.partition_points)
+    points = list(graph.cut_points)
     inner, free = list(locations[1:]), [p for p in points if p not in locations]
     kind = rng.random()
     if inner and (kind < 0.4 or not free):

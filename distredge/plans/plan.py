@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from distredge.config import Frozen, Version1, Whole, read_json
 from distredge.errors import PlanError
 from distredge.geometry.interval import Interval
-from distredge.geometry.split import Volume
+from distredge.geometry.split import SplitPart, Volume, parts
 from distredge.model.graph import LayerGraph
 from distredge.resources import write_atomically
 
@@ -21,7 +22,7 @@ class ModelRef(Frozen):
 
     name: str
     sha256: str = Field(description="of the ONNX file with its weights")
-    input_shape: tuple[Whole, Whole, Whole, Whole]
+    input_shape: tuple[Whole, ...]
 
 
 class VolumePlan(Frozen):
@@ -99,9 +100,10 @@ class Plan(Frozen):
         for item in self.volumes:
             if item.layers != graph.names(reached, reached + len(item.layers)):
                 raise PlanError(f"volume {_span(item)} does not continue at layer {reached} of '{graph.name}'")
-            if reached not in graph.partition_points:
+            if reached not in graph.cut_points:
                 raise PlanError(
                     f"'{graph.name}' cannot be partitioned before {item.layers[0]}: more than one tensor crosses there"
+                    " (`distredge inspect` lists where a layer-volume may begin)"
                 )
             volume = Volume(graph, reached, reached + len(item.layers))
             if item.cuts[-1] != volume.height:
@@ -126,16 +128,36 @@ class BoundPlan:
         self.plan = plan
         self.graph = graph
         self.volumes = volumes
+        self._parts = tuple(parts(volume, item.cuts) for volume, item in zip(volumes, plan.volumes, strict=True))
 
     def owned(self, volume: int, provider: int) -> Interval:
         """Rows of a volume's last layer that a provider (by its place in the plan) computes; may be empty."""
         cuts = self.plan.volumes[volume].cuts
         return Interval(cuts[provider], cuts[provider + 1])
 
-    def needs(self, volume: int, provider: int) -> Interval:
-        """Rows of the tensor that enters a volume which a provider needs; `Interval(0, 0)` without a part."""
-        out = self.owned(volume, provider)
-        return self.volumes[volume].part(out).input if out.size else Interval(0, 0)
+    def part(self, volume: int, provider: int) -> SplitPart | None:
+        """What a provider computes of a volume; None without a part."""
+        return self._parts[volume][provider]
+
+    def needs(self, volume: int, provider: int) -> dict[int, Interval]:
+        """Rows of each tensor that enters a volume which a provider needs, by the layer that makes it (or `IMAGE`).
+
+        Empty without a part. The volume after the last is the head, which needs all rows of what it reads.
+        """
+        if volume == len(self.volumes):
+            mine = self.plan.providers[provider] == self.plan.head_provider
+            return {i: Interval(0, self.graph.shape(i)[1]) for i in sorted(self.graph.to_head)} if mine else {}
+        part = self.part(volume, provider)
+        return dict(zip(self.volumes[volume].entering, part.inputs, strict=True)) if part else {}
+
+    def held(self, layer: int, provider: int) -> Interval:
+        """Rows of a tensor that leaves its volume which a provider owns, by the layer that makes it."""
+        volume = self.volume_of(layer)
+        return self.volumes[volume].owned(layer, self.owned(volume, provider))
+
+    def volume_of(self, layer: int) -> int:
+        """Index of the volume that a layer is in; -1 for `IMAGE`."""
+        return bisect_right([volume.start for volume in self.volumes], layer) - 1
 
 
 SCHEMA_FILE = Path(__file__).with_name("plan.schema.json")

@@ -13,14 +13,14 @@ from distredge.model.graph import LayerGraph
 class PartitionScheme:
     """The partition locations of a model: indices of the layers at which its layer-volumes begin.
 
-    `locations` begin with 0 and increase; each is a partition point of the graph.
+    `locations` begin with 0 and increase; each is one of the graph's cut points.
     """
 
     graph: LayerGraph
     locations: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        points = set(self.graph.partition_points)
+        points = set(self.graph.cut_points)
         wrong = [p for p in self.locations if p not in points]
         if wrong or self.locations[:1] != (0,) or list(self.locations) != sorted(set(self.locations)):
             raise ModelError(f"'{self.graph.name}' cannot be partitioned at layers {wrong or list(self.locations)}")

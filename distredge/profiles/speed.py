@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from distredge.model.layer import Head, Layer
+from distredge.model.rows import Window
 from distredge.profiles.profile import FloatArray, IntArray
 
 _FREE_IN_HEAD = frozenset({"Flatten", "Reshape", "Relu", "Clip", "Dropout", "Identity", "Squeeze", "Unsqueeze"})
@@ -85,7 +86,9 @@ class GpuSpeed:
         if is_depthwise(layer):
             return np.asarray(rows * (cout * width * kernel_h * kernel_w), dtype=np.float64)
         quantum = self.input_channel_quantum
-        depth = np.ceil(layer.in_shape[0] / layer.groups / quantum) * quantum * kernel_h * kernel_w
+        taps = kernel_h * kernel_w
+        channels = layer.macs / (layer.height * layer.row_elements * taps)  # a third dimension's taps among them
+        depth = np.ceil(channels / quantum) * quantum * taps
         tiles = np.ceil(rows * width / self.tile_pixels) * np.ceil(cout / layer.groups / self.tile_channels)
         waves = np.ceil(tiles * layer.groups / self.tiles_in_flight)
         padded: FloatArray = waves * (self.tiles_in_flight * self.tile_pixels * self.tile_channels * depth)
@@ -130,7 +133,7 @@ class CpuSpeed:
 
 def is_convolution(layer: Layer) -> bool:
     """Whether the layer multiplies its input with weights."""
-    return layer.op in ("conv", "depthwise")
+    return layer.op in ("conv", "depthwise", "deconv", "matmul")
 
 
 def is_depthwise(layer: Layer) -> bool:
@@ -140,8 +143,10 @@ def is_depthwise(layer: Layer) -> bool:
 
 def is_winograd(layer: Layer) -> bool:
     """Whether CPU kernels use Winograd's method: dense 3x3, stride 1, undilated, more than a few input channels."""
-    dense = is_convolution(layer) and layer.groups == 1 and layer.in_shape[0] >= 16
-    return dense and layer.kernel == (3, 3) and layer.stride == (1, 1) and layer.inputs[0].window.dilation == 1
+    reads = layer.inputs[0].reads
+    dense = layer.op == "conv" and layer.groups == 1 and layer.in_shape[0] >= 16
+    square = layer.kernel == (3, 3) and layer.stride == (1, 1)
+    return dense and square and isinstance(reads, Window) and reads.dilation == 1
 
 
 def row_macs(layer: Layer) -> float:
@@ -155,8 +160,12 @@ def moved_elements(layer: Layer, rows: FloatArray | IntArray) -> FloatArray:
     if layer.op == "concat":
         return np.asarray(2.0 * written)
     channels, height, width = layer.in_shape
-    window = layer.inputs[0].window
-    read = np.minimum((rows - 1) * window.stride + window.extent, height) * (channels * width)
+    reads = layer.inputs[0].reads
+    if isinstance(reads, Window):
+        taken = np.minimum((rows - 1) * reads.stride + reads.extent, height)
+    else:
+        taken = rows * (height / layer.height)
+    read = taken * (channels * width)
     return np.asarray(read + written * len(layer.inputs), dtype=np.float64)
 
 

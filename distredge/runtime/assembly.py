@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from distredge.engine.base import FloatRows
 from distredge.engine.emulated import zeros
 from distredge.geometry.interval import Interval
-from distredge.runtime.message import MessageError, RowsChunk, Stage, Wire, packed_bytes, unpack
+from distredge.runtime.message import MessageError, Piece, RowsChunk, Wire, packed_bytes, unpack
 
 MAX_IN_FLIGHT = 64
 """Frames that may be under way at a time."""
@@ -39,59 +39,69 @@ class Blocks:
 
 
 class Assembly:
-    """Gathers, for each frame and stage, the rows that the stage needs, and hands them over once all are there.
+    """Gathers, for each frame and boundary, the rows that a stage needs, and hands them over once all are there.
 
-    `ready` is called with (frame, boundary, input) by the thread that brought the last rows. Rows of a frame are
-    freed as soon as they have been handed over. An emulated provider needs to know when all are there, but not what
-    they hold: with `values` False they are counted and zeros handed over.
+    `wanted` are the pieces needed at each boundary. `ready` is called with (frame, boundary, arrays in their order) by
+    the thread that brought the last rows. Rows of a frame are freed as soon as they have been handed over. An emulated
+    provider needs to know when all are there, but not what they hold: with `values` False they are counted and zeros
+    handed over.
     """
 
     def __init__(
-        self, stages: Iterable[Stage], wire: Wire, ready: Callable[[int, int, FloatRows], None], values: bool = True
+        self,
+        wanted: Mapping[int, Sequence[Piece]],
+        wire: Wire,
+        ready: Callable[[int, int, list[FloatRows]], None],
+        values: bool = True,
     ) -> None:
-        self._stages = {stage.boundary: stage for stage in stages}
+        self._wanted = {boundary: {piece.layer: piece for piece in pieces} for boundary, pieces in wanted.items()}
         self._wire: Wire = wire
         self._ready = ready
         self._values = values
         self._blocks = Blocks()
         self._lock = Lock()
-        self._open: dict[tuple[int, int], tuple[FloatRows, npt.NDArray[np.bool_]]] = {}
+        self._open: dict[tuple[int, int], dict[int, tuple[FloatRows, npt.NDArray[np.bool_]]]] = {}
 
     def add_chunk(self, chunk: RowsChunk, payload: bytes) -> None:
         """Take part of a block from the network; raises `MessageError` if no stage wants it."""
-        stage, rows = self._stages.get(chunk.boundary), Interval(*chunk.rows)
-        if stage is None or not rows.size or rows.overlap(Interval(*stage.input)) != rows:
-            raise MessageError(f"rows {chunk.rows} at boundary {chunk.boundary} are not wanted here")
-        channels, _, width = stage.in_shape
+        piece, rows = self._wanted.get(chunk.boundary, {}).get(chunk.layer), Interval(*chunk.rows)
+        if piece is None or not rows.size or rows.overlap(Interval(*piece.rows)) != rows:
+            raise MessageError(
+                f"rows {chunk.rows} of layer {chunk.layer} at boundary {chunk.boundary} are not wanted here"
+            )
+        channels, _, width = piece.shape
         shape = (1, channels, rows.size, width)
-        key = (chunk.frame, chunk.boundary, chunk.rows)
+        key = (chunk.frame, chunk.boundary, chunk.layer, chunk.rows)
         block = self._blocks.add(key, chunk.offset, payload, packed_bytes(shape, self._wire))
         if block is not None:
             whole = unpack(block, self._wire, chunk.scale, shape) if self._values else zeros(shape)
-            self.add_rows(chunk.frame, chunk.boundary, rows, whole)
+            self.add_rows(chunk.frame, chunk.boundary, chunk.layer, rows, whole)
 
-    def add_rows(self, frame: int, boundary: int, rows: Interval, block: FloatRows) -> None:
-        """Take rows of the tensor at a boundary, all of which its stage needs."""
+    def add_rows(self, frame: int, boundary: int, layer: int, rows: Interval, block: FloatRows) -> None:
+        """Take rows of a layer's tensor, all of which the boundary's stage needs."""
         with self._lock:
-            x, there = self._opened(frame, boundary)
-            first = self._stages[boundary].input[0]
+            pieces = self._opened(frame, boundary)
+            x, there = pieces[layer]
+            first = self._wanted[boundary][layer].rows[0]
             here = slice(rows.start - first, rows.stop - first)
             if self._values:
                 x[:, :, here] = block
             there[here] = True
-            complete = bool(there.all())
+            complete = all(bool(mask.all()) for _, mask in pieces.values())
             if complete:
                 del self._open[frame, boundary]
         if complete:
-            self._ready(frame, boundary, x)
+            self._ready(frame, boundary, [array for array, _ in pieces.values()])
 
-    def _opened(self, frame: int, boundary: int) -> tuple[FloatRows, npt.NDArray[np.bool_]]:
+    def _opened(self, frame: int, boundary: int) -> dict[int, tuple[FloatRows, npt.NDArray[np.bool_]]]:
         key = (frame, boundary)
         if key not in self._open:
             if len({number for number, _ in self._open} | {frame}) > MAX_IN_FLIGHT:
                 raise MessageError(f"more than {MAX_IN_FLIGHT} frames are under way")
-            channels, rows, width = self._stages[boundary].in_shape
-            shape = (1, channels, rows, width)
-            x = np.empty(shape, dtype=np.float32) if self._values else zeros(shape)
-            self._open[key] = x, np.zeros(rows, dtype=np.bool_)
+            self._open[key] = {layer: self._empty(piece) for layer, piece in self._wanted[boundary].items()}
         return self._open[key]
+
+    def _empty(self, piece: Piece) -> tuple[FloatRows, npt.NDArray[np.bool_]]:
+        shape = (1, *piece.shape)
+        x = np.empty(shape, dtype=np.float32) if self._values else zeros(shape)
+        return x, np.zeros(piece.shape[1], dtype=np.bool_)

@@ -3,67 +3,102 @@
 from __future__ import annotations
 
 from distredge.geometry.interval import Interval
+from distredge.model.graph import IMAGE
 from distredge.plans.plan import BoundPlan
-from distredge.runtime.message import Rows, Send, Stage
-
-Shape = tuple[int, int, int]
+from distredge.runtime.message import Piece, Rows, Send, Stage
+from distredge.scenario import REQUESTER
 
 
 def assignments(bound: BoundPlan) -> dict[str, tuple[Stage, ...]]:
     """The stages of each provider that has any, in order of boundary; the head's is the last."""
-    providers = bound.plan.providers
-    boundaries = range(len(bound.volumes) + 1)
-    stages = {name: tuple(s for v in boundaries if (s := _stage(bound, v, i))) for i, name in enumerate(providers)}
+    stages = {name: _stages(bound, i) for i, name in enumerate(bound.plan.providers)}
     return {name: own for name, own in stages.items() if own}
 
 
 def image_rows(bound: BoundPlan) -> tuple[Send, ...]:
-    """Which rows of the image go to which provider, in ascending order of place."""
-    return _sends(bound, 0, Interval(0, bound.graph.input_shape[2]), without=None)
-
-
-def _stage(bound: BoundPlan, boundary: int, place: int) -> Stage | None:
-    """What the provider at `place` does at a boundary; None if nothing."""
-    want = _needs(bound, boundary, place)
-    if not want.size:
-        return None
-    in_shape = _shape(bound, boundary, want)
-    if boundary == len(bound.volumes):
-        return Stage(boundary, None, _rows(want), in_shape, (0, 0), None, (0, 0), ())
-    volume, out = bound.volumes[boundary], bound.owned(boundary, place)
-    return Stage(
-        boundary=boundary,
-        layers=(volume.start, volume.stop),
-        input=_rows(want),
-        in_shape=in_shape,
-        output=_rows(out),
-        out_shape=_shape(bound, boundary + 1, out),
-        keep=_rows(out.overlap(_needs(bound, boundary + 1, place))),
-        sends=_sends(bound, boundary + 1, out, without=place),
+    """Which rows of the image go to which provider, in order of boundary and of place."""
+    return tuple(
+        Send(name, v, IMAGE, _rows(rows))
+        for v in range(len(bound.volumes))
+        for j, name in enumerate(bound.plan.providers)
+        if (rows := bound.needs(v, j).get(IMAGE, Interval(0, 0))).size
     )
 
 
-def _sends(bound: BoundPlan, boundary: int, there: Interval, without: int | None) -> tuple[Send, ...]:
-    """To each provider but one, what it needs at a boundary of the rows that are there."""
-    shares = ((i, there.overlap(_needs(bound, boundary, i))) for i in range(len(bound.plan.providers)) if i != without)
-    return tuple(Send(bound.plan.providers[i], _rows(rows)) for i, rows in shares if rows.size)
+def results(bound: BoundPlan) -> tuple[Piece, ...]:
+    """The tensors that come to the requester as rows, from the providers that computed them."""
+    return tuple(_piece(bound, i, Interval(0, bound.graph.shape(i)[1])) for i in sorted(bound.graph.to_requester))
 
 
-def _needs(bound: BoundPlan, boundary: int, place: int) -> Interval:
-    """Rows that a provider needs of the tensor at a boundary; behind the last volume the head takes all."""
-    if boundary < len(bound.volumes):
-        return bound.needs(boundary, place)
-    is_head = bound.plan.providers[place] == bound.plan.head_provider
-    return Interval(0, bound.volumes[-1].height if is_head else 0)
+def _stages(bound: BoundPlan, place: int) -> tuple[Stage, ...]:
+    """What the provider at `place` does, one stage after the other."""
+    volumes = len(bound.volumes)
+    own = [v for v in range(volumes) if bound.part(v, place)]
+    head = [volumes] if bound.graph.head.nodes and bound.plan.providers[place] == bound.plan.head_provider else []
+    sends: dict[int, list[Send]] = {v: [] for v in own}
+    for boundary in range(1, volumes + 2):
+        for send in _sends(bound, boundary, place):
+            # What this provider needs itself it keeps at once; the rest leaves with its last part before the boundary.
+            made = bound.volume_of(send.layer)
+            sends[made if not send.peer else max(v for v in own if v < boundary)].append(send)
+    last_sent = {layer: v for v in own for layer in bound.volumes[v].leaving}
+    last_sent |= {send.layer: v for v in own for send in sends[v]}
+    stages = [_part_stage(bound, v, place, tuple(sends[v]), last_sent) for v in own]
+    return (*stages, *(_head_stage(bound, place) for _ in head))
 
 
-def _shape(bound: BoundPlan, boundary: int, rows: Interval) -> Shape:
-    """Shape of some rows of the tensor at a boundary."""
-    if boundary == 0:
-        _, channels, _, width = bound.graph.input_shape
-    else:
-        channels, _, width = bound.graph.layers[bound.volumes[boundary - 1].stop - 1].out_shape
-    return channels, rows.size, width
+def _sends(bound: BoundPlan, boundary: int, place: int) -> list[Send]:
+    """What a provider has of the tensors that other nodes, or itself, need at a boundary, in order of receivers.
+
+    What only the head or the requester needs counts at the boundary behind the volume that makes it.
+    """
+    names, volumes = bound.plan.providers, len(bound.volumes)
+    found = []
+    if boundary < volumes:
+        for j, name in enumerate(names):
+            for layer, rows in bound.needs(boundary, j).items():
+                held = bound.held(layer, place).overlap(rows) if layer != IMAGE else Interval(0, 0)
+                if held.size:
+                    found.append(Send("" if j == place else name, boundary, layer, _rows(held)))
+    leaving = bound.volumes[boundary - 1].leaving if boundary <= volumes else ()
+    for layer in leaving:
+        held = bound.held(layer, place)
+        if not held.size:
+            continue
+        if layer in bound.graph.to_head:
+            mine = names[place] == bound.plan.head_provider
+            found.append(Send("" if mine else bound.plan.head_provider, volumes, layer, _rows(held)))
+    for layer in leaving:
+        held = bound.held(layer, place)
+        if held.size and layer in bound.graph.to_requester:
+            found.append(Send(REQUESTER, volumes + 1, layer, _rows(held)))
+    return found
+
+
+def _part_stage(bound: BoundPlan, v: int, place: int, sends: tuple[Send, ...], last_sent: dict[int, int]) -> Stage:
+    volume, out, part = bound.volumes[v], bound.owned(v, place), bound.part(v, place)
+    assert part is not None
+    return Stage(
+        boundary=v,
+        layers=(volume.start, volume.stop),
+        out=_rows(out),
+        inputs=tuple(_piece(bound, i, rows) for i, rows in bound.needs(v, place).items()),
+        outputs=tuple(_piece(bound, i, rows) for i, rows in zip(volume.leaving, part.outputs, strict=True)),
+        sends=sends,
+        frees=tuple(sorted(layer for layer, at in last_sent.items() if at == v)),
+    )
+
+
+def _head_stage(bound: BoundPlan, place: int) -> Stage:
+    volumes = len(bound.volumes)
+    order = {bound.graph.index[name]: k for k, name in enumerate(bound.graph.head.inputs)}
+    needs = sorted(bound.needs(volumes, place).items(), key=lambda item: order[item[0]])
+    return Stage(volumes, None, (0, 0), tuple(_piece(bound, i, rows) for i, rows in needs), (), (), ())
+
+
+def _piece(bound: BoundPlan, layer: int, rows: Interval) -> Piece:
+    channels, _, width = bound.graph.shape(layer)
+    return Piece(layer, _rows(rows), (channels, rows.size, width))
 
 
 def _rows(rows: Interval) -> Rows:

@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from distredge.engine.base import FloatRows
 from distredge.errors import DependencyError, InputError
+from distredge.model.graph import LayerGraph
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 _PHOTOGRAPHS = (
@@ -34,14 +35,16 @@ _DEVIATION = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 
 
 class Images(Sequence[FloatRows]):
-    """Photographs as float32 (1, C, H, W), made when asked for.
+    """Photographs, or arrays, as float32 of a model's input shape, made when asked for.
 
-    The middle square is cut out, resized to H x W and normalised with ImageNet's mean and deviation. If more are
-    wanted than there are, they come again, mirrored or with a corner cut out, always in the same way.
+    Of a photograph the middle square is cut out, resized and normalised with ImageNet's mean and deviation, and given
+    with the model's number of channels (1 or 3), first or last. If more are wanted than there are, they come again,
+    mirrored or with a corner cut out, always in the same way. A model that takes no photographs gets arrays (`.npy`).
     """
 
-    def __init__(self, files: Sequence[Path], count: int, input_shape: tuple[int, int, int, int]) -> None:
-        self._files, self._count, self._shape = tuple(files), count, input_shape
+    def __init__(self, files: Sequence[Path], count: int, graph: LayerGraph) -> None:
+        self._files, self._count, self._shape = tuple(files), count, graph.input_shape
+        self._rows_first = graph.input_axis == 1
 
     def __len__(self) -> int:
         return self._count
@@ -51,37 +54,83 @@ class Images(Sequence[FloatRows]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[FloatRows]: ...
     def __getitem__(self, index: int | slice) -> FloatRows | Sequence[FloatRows]:
-        """The image at `index`; raises `InputError` if its file is no image."""
+        """The image at `index`; raises `InputError` if its file is no image, or an array of another shape."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(self._count))]
         if not 0 <= index < self._count:
             raise IndexError(index)
         path = self._files[index % len(self._files)]
+        if path.suffix == ".npy":
+            return _array(path, self._shape)
         try:
             with Image.open(path) as opened:
                 photograph = opened.convert("RGB")
         except (OSError, UnidentifiedImageError) as exc:
             raise InputError(f"'{path}' is not an image that can be read") from exc
-        return _prepared(photograph, index // len(self._files), self._shape)
+        shape = tuple(self._shape[i] for i in (0, 3, 1, 2)) if self._rows_first else self._shape
+        pixels = _prepared(photograph, index // len(self._files), shape)
+        return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)) if self._rows_first else pixels
 
 
-def load_images(source: Path | int, input_shape: tuple[int, int, int, int]) -> Images:
-    """All JPEG and PNG images of a folder, or so many photographs from scikit-image's wheel.
+class Noise(Sequence[FloatRows]):
+    """Seeded noise in the shape of a model's input, for models that take no photographs."""
 
-    Raises `InputError` if there is none or the model takes no colour images, `DependencyError` without scikit-image.
+    def __init__(self, count: int, shape: tuple[int, ...]) -> None:
+        self._count, self._shape = count, shape
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> FloatRows: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[FloatRows]: ...
+    def __getitem__(self, index: int | slice) -> FloatRows | Sequence[FloatRows]:
+        """The array at `index`, the same each time."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self._count))]
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        return np.random.default_rng(index).standard_normal(self._shape, dtype=np.float32)
+
+
+def load_images(source: Path | int, graph: LayerGraph) -> Images | Noise:
+    """All JPEG, PNG and NPY files of a folder, or so many photographs from scikit-image's wheel.
+
+    A number gives noise where the model's input is no photograph. Raises `InputError` if there is none that the model
+    can take, `DependencyError` without scikit-image.
     """
-    if input_shape[1] != 3:
-        raise InputError(f"photographs have 3 channels, the model's input has {input_shape[1]}")
+    photographs = takes_photographs(graph)
     if isinstance(source, int):
         if source < 1:
             raise InputError(f"at least 1 image is needed, not {source}")
-        return Images(_shipped(), source, input_shape)
+        return Images(_shipped(), source, graph) if photographs else Noise(source, graph.input_shape)
     if not source.is_dir():
         raise InputError(f"there is no folder '{source}': give one with images, or a number")
-    files = sorted(path for path in source.iterdir() if path.suffix.lower() in _SUFFIXES)
+    suffixes = {*_SUFFIXES, ".npy"} if photographs else {".npy"}
+    files = sorted(path for path in source.iterdir() if path.suffix.lower() in suffixes)
     if not files:
-        raise InputError(f"the folder '{source}' has no .jpg, .jpeg or .png image")
-    return Images(files, len(files), input_shape)
+        wanted = (
+            "no .jpg, .jpeg, .png or .npy image" if photographs else f"no .npy array of the shape {graph.input_shape}"
+        )
+        raise InputError(f"the folder '{source}' has {wanted}")
+    return Images(files, len(files), graph)
+
+
+def takes_photographs(graph: LayerGraph) -> bool:
+    """Whether the model's input has the 1 or 3 channels of a picture."""
+    channels = graph.input_shape[3 if graph.input_axis == 1 else 1]
+    return len(graph.input_shape) == 4 and channels in (1, 3)
+
+
+def _array(path: Path, shape: tuple[int, ...]) -> FloatRows:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as exc:
+        raise InputError(f"'{path}' is not an array that can be read") from exc
+    if array.shape != shape:
+        raise InputError(f"'{path}' has the shape {array.shape}, the model takes {shape}")
+    return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def _shipped() -> list[Path]:
@@ -95,9 +144,9 @@ def _shipped() -> list[Path]:
     return files
 
 
-def _prepared(photograph: Image.Image, variant: int, shape: tuple[int, int, int, int]) -> FloatRows:
+def _prepared(photograph: Image.Image, variant: int, shape: tuple[int, ...]) -> FloatRows:
     """Variant 0 is the middle square; odd ones are mirrored; every second one zooms in from another corner."""
-    _, _, height, width = shape
+    _, channels, height, width = shape
     size = min(photograph.size)
     left, top = (photograph.width - size) // 2, (photograph.height - size) // 2
     zoom = variant // 2
@@ -110,4 +159,7 @@ def _prepared(photograph: Image.Image, variant: int, shape: tuple[int, int, int,
     pixels: npt.NDArray[np.float32] = np.asarray(square, dtype=np.float32) / np.float32(255)
     if variant % 2:
         pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(((pixels - _MEAN) / _DEVIATION).transpose(2, 0, 1)[None])
+    normal = (pixels - _MEAN) / _DEVIATION
+    if channels == 1:
+        normal = normal.mean(axis=2, keepdims=True)
+    return np.ascontiguousarray(normal.transpose(2, 0, 1)[None])

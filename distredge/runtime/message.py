@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of the messages; both ends must speak the same."""
 
 MAX_HEADER_BYTES = 4 * 1024 * 1024
@@ -22,37 +22,50 @@ MAX_PAYLOAD_BYTES = 1024 * 1024
 Count = Annotated[int, Meta(ge=0, le=2**40)]
 Size = Annotated[int, Meta(ge=1, le=2**24)]
 Rows = tuple[Count, Count]
+Layer = Annotated[int, Meta(ge=-1, le=2**24)]
 Wire: TypeAlias = Literal["float32", "float16", "int8"]
+Dtype: TypeAlias = Literal[
+    "float32", "float16", "float64", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"
+]
 
 
 class MessageError(ValueError):
     """Frames that are no message, or that do not fit what was agreed."""
 
 
+class Piece(msgspec.Struct, frozen=True, array_like=True):
+    """Rows of the tensor that a layer makes (-1: the image), (channels, rows, width) = `shape`."""
+
+    layer: Layer
+    rows: Rows
+    shape: tuple[Size, Count, Size]
+
+
 class Send(msgspec.Struct, frozen=True, array_like=True):
-    """Rows of a stage's output that go to another provider."""
+    """Rows of a layer's tensor that another node, or this one (`peer` empty), needs at a boundary."""
 
     peer: str
+    boundary: Count
+    layer: Layer
     rows: Rows
 
 
 class Stage(msgspec.Struct, frozen=True, array_like=True):
     """One thing that a provider does for every image: compute its part of a volume, or the head.
 
-    `boundary` is the volume's index, for the head the number of volumes. The stage starts when the rows `input`
-    of the tensor that enters are there, (channels, rows, width) = `in_shape`. It makes the rows `output`, in the
-    shape `out_shape`; of those it keeps `keep` for its own next stage. `layers` is the volume's range of layers.
-    The head has `layers` None, makes no rows and answers to the requester.
+    `boundary` is the volume's index, for the head the number of volumes; one more is the requester's. `layers` is the
+    volume's range of layers and `out` the rows of its last layer. The stage starts when all its `inputs` are there and
+    makes its `outputs`; then the `sends` go out, of these outputs and of earlier ones, and the layers `frees` are
+    freed, which no later stage sends. The head has `layers` None, makes no outputs and answers to the requester.
     """
 
     boundary: Count
     layers: tuple[Count, Count] | None
-    input: Rows
-    in_shape: tuple[Size, Size, Size]
-    output: Rows
-    out_shape: tuple[Size, Size, Size] | None
-    keep: Rows
+    out: Rows
+    inputs: tuple[Piece, ...]
+    outputs: tuple[Piece, ...]
     sends: tuple[Send, ...]
+    frees: tuple[Layer, ...]
 
 
 class Emulation(msgspec.Struct, frozen=True, array_like=True):
@@ -69,13 +82,15 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
 class Setup(_Message, frozen=True):
     """Requester to provider: a session begins; its stages, and where the others are.
 
-    `outputs` are names and shapes of the model's outputs, `threads` those of the engine.
+    `input_shape` is that of the model's image; `outputs` are names and shapes of the outputs that the head makes (0: a
+    size that only the head knows), `threads` those of the engine.
     """
 
     protocol: int
     addresses: dict[str, str]
     model_sha256: str
-    outputs: tuple[tuple[str, tuple[Size, ...]], ...]
+    input_shape: tuple[Size, ...]
+    outputs: tuple[tuple[str, tuple[Count, ...]], ...]
     stages: tuple[Stage, ...]
     wire: Wire
     emulation: Emulation | None
@@ -110,22 +125,28 @@ class Busy(_Message, frozen=True):
 
 
 class RowsChunk(_Message, frozen=True):
-    """Part of a block of rows of the tensor at a boundary: its bytes from `offset` on. Chunks come in order."""
+    """Part of a block of rows of a layer's tensor, for a boundary: its bytes from `offset` on. Chunks come in order."""
 
     frame: Count
     boundary: Count
+    layer: Layer
     rows: Rows
     offset: Count
     scale: float
 
 
 class ResultChunk(_Message, frozen=True):
-    """Part of one of the model's outputs (by its index), as `RowsChunk`."""
+    """Part of one of the outputs that the head makes (by its index), as `RowsChunk`.
+
+    Of float type it has the wire's precision, of any other type that one: `dtype`.
+    """
 
     frame: Count
     output: Count
     offset: Count
     scale: float
+    shape: tuple[Count, ...]
+    dtype: Dtype
 
 
 class Heartbeat(_Message, frozen=True):
@@ -184,17 +205,22 @@ def decode(frames: list[bytes]) -> tuple[Message, bytes]:
     return message, payload
 
 
-def pack(array: npt.NDArray[np.float32], wire: Wire) -> tuple[memoryview, float]:
+def pack(array: npt.NDArray[np.generic], wire: Wire) -> tuple[memoryview, float]:
     """An array's bytes for the wire and the scale to multiply them with; int8 is symmetric about zero.
+
+    What is not of float type stays as it is.
 
     An emulated board's zeros, which have no strides, are not converted: a real one does that while it computes.
     """
     scale = 1.0
-    if not any(array.strides):
-        packed: npt.NDArray[np.generic] = np.zeros(array.size, dtype=wire)
+    if array.dtype.kind != "f":
+        packed: npt.NDArray[np.generic] = np.ascontiguousarray(array)
+    elif not any(array.strides):
+        packed = np.zeros(array.size, dtype=wire)
     elif wire == "int8":
-        scale = float(np.abs(array).max()) / 127.0 or 1.0
-        packed = np.rint(array / scale).astype(np.int8)
+        values = array.astype(np.float32, copy=False)
+        scale = float(np.abs(values).max(initial=0.0)) / 127.0 or 1.0
+        packed = np.rint(values / scale).astype(np.int8)
     else:
         packed = np.ascontiguousarray(array, dtype=wire)
     return packed.reshape(-1).view(np.uint8).data, scale

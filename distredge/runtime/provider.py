@@ -202,9 +202,9 @@ def _problem(setup: Setup) -> str:
         return f"speaks protocol {PROTOCOL}, the requester {setup.protocol}: install one version on both"
     if setup.emulation and len(setup.emulation.hold_ms) != len(setup.stages):
         return f"was given {len(setup.emulation.hold_ms)} times for {len(setup.stages)} stages"
-    if any(math.prod(stage.in_shape) > MAX_ELEMENTS for stage in setup.stages):
+    if any(math.prod(p.shape) > MAX_ELEMENTS for stage in setup.stages for p in (*stage.inputs, *stage.outputs)):
         return f"was given a stage with more than {MAX_ELEMENTS} elements"
-    peers = {send.peer for stage in setup.stages for send in stage.sends}
+    peers = {send.peer for stage in setup.stages for send in stage.sends if send.peer}
     if unknown := peers - setup.addresses.keys():
         return f"was not told where '{min(unknown)}' is"
     return ""

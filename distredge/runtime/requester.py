@@ -21,8 +21,8 @@ from distredge.engine.base import FloatRows
 from distredge.errors import InputError, ProviderLostError, RunError
 from distredge.plans.plan import BoundPlan
 from distredge.profiles.network import QUANTUM_BYTES
-from distredge.runtime.assembly import MAX_IN_FLIGHT, Blocks
-from distredge.runtime.assignment import assignments, image_rows
+from distredge.runtime.assembly import MAX_IN_FLIGHT, Assembly, Blocks
+from distredge.runtime.assignment import assignments, image_rows, results
 from distredge.runtime.keys import Keys
 from distredge.runtime.message import (
     PROTOCOL,
@@ -42,10 +42,9 @@ from distredge.runtime.message import (
     Stop,
     Wire,
     pack,
-    packed_bytes,
     unpack,
 )
-from distredge.runtime.provider import BEAT_S, LOST_S
+from distredge.runtime.provider import BEAT_S, LOST_S, MAX_ELEMENTS
 from distredge.runtime.store import ModelStore, described
 from distredge.runtime.transport import (
     CHUNK_BYTES,
@@ -72,7 +71,7 @@ class FrameResult:
     """The model's outputs for an image, and the time from its rows' being queued until the last byte was back."""
 
     index: int
-    outputs: dict[str, npt.NDArray[np.float32]]
+    outputs: dict[str, npt.NDArray[np.generic]]
     latency_ms: float
 
 
@@ -120,7 +119,8 @@ class Requester:
         self._session = secrets.token_hex(8)
         self._frames, self._finished = 0, False
         self._started: dict[int, float] = {}
-        self._outputs: dict[int, dict[str, npt.NDArray[np.float32]]] = {}
+        self._outputs: dict[int, dict[str, npt.NDArray[np.generic]]] = {}
+        self._of_head = [output for output in bound.graph.head.outputs if output.layer is None]
         self._heard: dict[str, float] = {}
         self._events: queue.SimpleQueue[Message | FrameResult | Exception] = queue.SimpleQueue()
         self._stop = Event()
@@ -216,7 +216,8 @@ class Requester:
             protocol=PROTOCOL,
             addresses={REQUESTER: self._inbox.address, **self._addresses},
             model_sha256=graph.sha256,
-            outputs=graph.head.outputs,
+            input_shape=graph.input_shape,
+            outputs=tuple((output.name, output.shape) for output in self._of_head),
             stages=self._stages[name],
             wire=self._wire,
             emulation=self._emulations.get(name),
@@ -245,9 +246,11 @@ class Requester:
     def _submit(self, image: FloatRows) -> None:
         frame, self._frames = self._frames, self._frames + 1
         messages: list[tuple[str, Message, memoryview]] = []
+        rows = image.reshape(1, *self._bound.graph.image)
         for send in image_rows(self._bound):
-            data, scale = pack(image[:, :, send.rows[0] : send.rows[1]], self._wire)
-            messages.append((send.peer, RowsChunk(self._session, frame, 0, send.rows, 0, scale), data))
+            data, scale = pack(rows[:, :, send.rows[0] : send.rows[1]], self._wire)
+            chunk = RowsChunk(self._session, frame, send.boundary, send.layer, send.rows, 0, scale)
+            messages.append((send.peer, chunk, data))
         self._started[frame] = time.monotonic()  # the image is split beforehand, as in the paper (section V-A)
         self._sender.put_together(messages)
 
@@ -293,12 +296,15 @@ class Requester:
     def _receive(self) -> None:
         beats = Connections(self._context, self._keys)
         beats.connect(self._peers)
+        pieces = results(self._bound)
+        boundary = len(self._bound.volumes) + 1
+        rows = Assembly({boundary: pieces} if pieces else {}, self._wire, self._take_rows)
         blocks, due = Blocks(), 0.0
         while not self._stop.is_set():
             arrived = self._inbox.receive(_POLL_S)
             if arrived and arrived[0].session == self._session:
                 try:
-                    self._take(*arrived, blocks)
+                    self._take(*arrived, blocks, rows)
                 except MessageError as exc:
                     self._inbox.reject(exc)
             if time.monotonic() >= due:
@@ -308,11 +314,16 @@ class Requester:
         beats.close()
         self._inbox.close()
 
-    def _take(self, message: Message, payload: bytes, blocks: Blocks) -> None:
+    def _take(self, message: Message, payload: bytes, blocks: Blocks, rows: Assembly) -> None:
         """Note that a provider is there, and hand on what the other thread waits for."""
-        if isinstance(message, ResultChunk):  # what the others say may be queued behind it
+        if isinstance(message, ResultChunk | RowsChunk):  # what the others say may be queued behind it
             self._heard.update(dict.fromkeys(self._heard, time.monotonic()))
-            self._take_result(message, payload, blocks)
+            if message.frame not in self._started:
+                raise MessageError(f"nothing of frame {message.frame} is expected")
+            if isinstance(message, ResultChunk):
+                self._take_result(message, payload, blocks)
+            else:
+                rows.add_chunk(message, payload)
             return
         if not isinstance(message, Heartbeat | Ready | NeedModel | Busy | Failed | Report):
             raise MessageError(f"{type(message).__name__} is for providers")
@@ -325,20 +336,47 @@ class Requester:
             self._events.put(message)
 
     def _take_result(self, chunk: ResultChunk, payload: bytes, blocks: Blocks) -> None:
-        """Put the outputs of a frame together; the frame is done with the last one."""
-        expected = self._bound.graph.head.outputs
-        if chunk.frame not in self._started or chunk.output >= len(expected):
-            raise MessageError(f"no output {chunk.output} of frame {chunk.frame} is expected")
-        name, shape = expected[chunk.output]
-        total = packed_bytes(shape, self._wire)
-        block = blocks.add((chunk.frame, chunk.output), chunk.offset, payload, total)
+        """Put an output that the head made together."""
+        if chunk.output >= len(self._of_head):
+            raise MessageError(f"no output {chunk.output} is expected")
+        expected = self._of_head[chunk.output].shape
+        fits = len(chunk.shape) == len(expected) and all(
+            e in (0, n) for e, n in zip(expected, chunk.shape, strict=True)
+        )
+        elements = math.prod(chunk.shape)
+        if not fits or elements > MAX_ELEMENTS:
+            raise MessageError(f"output {chunk.output} has the shape {chunk.shape}, not {expected}")
+        kind = chunk.dtype if np.dtype(chunk.dtype).kind != "f" else self._wire
+        total = elements * np.dtype(kind).itemsize
+        block = blocks.add((chunk.frame, chunk.output), chunk.offset, payload, total) if total else bytearray()
         if block is None:
             return
-        outputs = self._outputs.setdefault(chunk.frame, {})
-        outputs[name] = unpack(block, self._wire, chunk.scale, shape)
-        if len(outputs) == len(expected):
-            latency_ms = (time.monotonic() - self._started.pop(chunk.frame)) * 1000.0
-            self._events.put(FrameResult(chunk.frame, self._outputs.pop(chunk.frame), latency_ms))
+        if kind == chunk.dtype and kind != self._wire:
+            output: npt.NDArray[np.generic] = np.frombuffer(block, dtype=kind).reshape(chunk.shape)
+        else:
+            output = unpack(block, self._wire, chunk.scale, chunk.shape).astype(chunk.dtype, copy=False)
+        self._take_outputs(chunk.frame, {self._of_head[chunk.output].name: output})
+
+    def _take_rows(self, frame: int, boundary: int, arrays: list[FloatRows]) -> None:
+        """Outputs that came as rows are whole."""
+        made = {piece.layer: array for piece, array in zip(results(self._bound), arrays, strict=True)}
+        index = self._bound.graph.index
+        self._take_outputs(
+            frame,
+            {
+                output.name: made[index[output.layer]].reshape(output.shape).astype(output.dtype, copy=False)
+                for output in self._bound.graph.head.outputs
+                if output.layer is not None
+            },
+        )
+
+    def _take_outputs(self, frame: int, outputs: dict[str, npt.NDArray[np.generic]]) -> None:
+        """Note outputs of a frame, which is done with the last one."""
+        known = self._outputs.setdefault(frame, {})
+        known.update(outputs)
+        if len(known) == len(self._bound.graph.head.outputs):
+            latency_ms = (time.monotonic() - self._started.pop(frame)) * 1000.0
+            self._events.put(FrameResult(frame, self._outputs.pop(frame), latency_ms))
 
     # Ending.
 

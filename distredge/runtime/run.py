@@ -183,10 +183,12 @@ def difference(bound: BoundPlan, images: Sequence[FloatRows], results: list[Fram
     for result in results:
         for name, want in undivided.run(images[result.index]).items():
             got = result.outputs[name]
-            if got.shape != want.shape or not np.isfinite(got).all():
+            if got.shape != want.shape or not np.array_equal(np.isfinite(got), np.isfinite(want)):
                 return math.inf
-            largest = max(largest, float(np.abs(got - want).max()))
-            scale = max(scale, float(np.abs(want).max()))
+            finite = np.isfinite(want)
+            there, here = want[finite].astype(np.float64), got[finite].astype(np.float64)
+            largest = max(largest, float(np.abs(here - there).max(initial=0.0)))
+            scale = max(scale, float(np.abs(there).max(initial=0.0)))
     return largest / (scale or 1.0)
 
 

@@ -9,15 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Thread
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
-from distredge.engine.base import FloatRows
+from distredge.engine.base import FloatRows, HeadEngine
 from distredge.geometry.interval import Interval
 from distredge.runtime.assembly import Assembly
 from distredge.runtime.engines import Engines, emulated_engines, real_engines
-from distredge.runtime.message import Failed, NeedModel, Ready, ResultChunk, RowsChunk, Setup, Stage, pack
+from distredge.runtime.message import Dtype, Failed, NeedModel, Ready, ResultChunk, RowsChunk, Setup, Stage, pack
 from distredge.runtime.store import ModelStore
 from distredge.runtime.transport import Sender
 from distredge.scenario import REQUESTER
@@ -61,7 +62,9 @@ class Session:
         self.over = False
         self.compute_ms = 0.0
         self.rows = 0
-        self.assembly = Assembly(setup.stages, setup.wire, self._input_ready, values=setup.emulation is None)
+        wanted = {stage.boundary: stage.inputs for stage in setup.stages}
+        self.assembly = Assembly(wanted, setup.wire, self._input_ready, values=setup.emulation is None)
+        self._made: dict[tuple[int, int], tuple[int, FloatRows]] = {}
         self._name, self._worker, self._sender, self._store = name, worker, sender, store
         self._stages = {stage.boundary: stage for stage in setup.stages}
         self._engines: Engines = {}
@@ -74,8 +77,9 @@ class Session:
         """Tell the requester that the session cannot go on."""
         self._sender.put(REQUESTER, Failed(self.id, self._name, reason))
 
-    def _input_ready(self, frame: int, boundary: int, x: FloatRows) -> None:
-        work = partial(self._guard, f"cannot compute volume {boundary}", partial(self._run_stage, frame, boundary, x))
+    def _input_ready(self, frame: int, boundary: int, inputs: list[FloatRows]) -> None:
+        run = partial(self._run_stage, frame, boundary, inputs)
+        work = partial(self._guard, f"cannot compute volume {boundary}", run)
         self._worker.put(work, frame, boundary)
 
     def _guard(self, complaint: str, work: Callable[[], None]) -> None:
@@ -97,30 +101,39 @@ class Session:
             return
         self._sender.put(REQUESTER, Ready(self.id, self._name))
 
-    def _run_stage(self, frame: int, boundary: int, x: FloatRows) -> None:
+    def _run_stage(self, frame: int, boundary: int, inputs: list[FloatRows]) -> None:
         """Compute one stage of a frame and pass its rows, or the result, on."""
-        engine, started = self._engines[boundary], time.monotonic()
-        out = engine.run(x)
+        engine, stage, started = self._engines[boundary], self._stages[boundary], time.monotonic()
+        if isinstance(engine, HeadEngine):
+            outputs = engine.run(inputs)
+            self.compute_ms += (time.monotonic() - started) * 1000.0
+            self._answer(frame, outputs)
+            return
+        made = engine.run(Interval(*stage.out), inputs)
         self.compute_ms += (time.monotonic() - started) * 1000.0
-        if isinstance(out, dict):
-            self._answer(frame, out)
-        else:
-            self.rows += out.shape[2]
-            self._pass_on(frame, self._stages[boundary], out)
+        self.rows += stage.out[1] - stage.out[0]
+        for piece, rows in zip(stage.outputs, made, strict=True):
+            self._made[frame, piece.layer] = piece.rows[0], rows
+        self._pass_on(frame, stage)
 
-    def _pass_on(self, frame: int, stage: Stage, out: FloatRows) -> None:
-        """Queue the rows that others need, in ascending order of place, and keep those that the next stage needs."""
-        first, following = stage.output[0], stage.boundary + 1
+    def _pass_on(self, frame: int, stage: Stage) -> None:
+        """Queue the rows that others need, in order, and keep those that a later stage here needs."""
         for send in stage.sends:
-            start, stop = send.rows
-            data, scale = pack(out[:, :, start - first : stop - first], self.setup.wire)
-            self._sender.put(send.peer, RowsChunk(self.id, frame, following, send.rows, 0, scale), data)
-        start, stop = stage.keep
-        if stop > start:
-            self.assembly.add_rows(frame, following, Interval(start, stop), out[:, :, start - first : stop - first])
+            first, made = self._made[frame, send.layer]
+            rows = made[:, :, send.rows[0] - first : send.rows[1] - first]
+            if send.peer:
+                data, scale = pack(rows, self.setup.wire)
+                chunk = RowsChunk(self.id, frame, send.boundary, send.layer, send.rows, 0, scale)
+                self._sender.put(send.peer, chunk, data)
+            else:
+                self.assembly.add_rows(frame, send.boundary, send.layer, Interval(*send.rows), rows)
+        for layer in stage.frees:
+            self._made.pop((frame, layer), None)
 
-    def _answer(self, frame: int, outputs: dict[str, npt.NDArray[np.float32]]) -> None:
-        """Queue the model's outputs for the requester."""
+    def _answer(self, frame: int, outputs: dict[str, npt.NDArray[np.generic]]) -> None:
+        """Queue the outputs of the head for the requester."""
         for index, (name, _) in enumerate(self.setup.outputs):
-            data, scale = pack(outputs[name], self.setup.wire)
-            self._sender.put(REQUESTER, ResultChunk(self.id, frame, index, 0, scale), data)
+            output = outputs[name]
+            data, scale = pack(output, self.setup.wire)
+            dtype = cast(Dtype, str(output.dtype))
+            self._sender.put(REQUESTER, ResultChunk(self.id, frame, index, 0, scale, output.shape, dtype), data)

@@ -36,15 +36,14 @@ def anneal(
 
 
 @njit(cache=True)
-def _resume(problem, cuts, v0, saved, state, scratch):  # type: ignore[no-untyped-def]
+def _resume(problem, cuts, v0, head, saved, state, scratch):  # type: ignore[no-untyped-def]
     """Latency of `cuts`, continuing from `saved[v0]`; fills `saved` after it."""
     volumes = cuts.shape[0]
     state[:] = saved[v0]
     for v in range(v0, volumes):
-        kernel.advance(problem, v, cuts[max(v - 1, 0)], cuts[v], state, scratch)
+        kernel.advance(problem, v, cuts, head, state, scratch)
         saved[v + 1] = state
-    last = cuts[volumes - 1]
-    return kernel.finish(problem, last, kernel.largest_share(last), state, scratch)
+    return kernel.finish(problem, cuts, head, state, scratch)
 
 
 @njit(cache=True)
@@ -120,12 +119,14 @@ def _propose(heights, cuts, heat, rng):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def _anneal(problem, cuts, steps, warmth, rng):  # type: ignore[no-untyped-def]
     volumes, providers = cuts.shape[0], cuts.shape[1] - 1
-    saved = np.zeros((volumes + 1, 3, providers + 1))
+    saved = np.zeros((volumes + 1, 4, providers + 1))
     trial_saved = np.zeros_like(saved)
-    state = np.zeros((3, providers + 1))
+    state = kernel.make_state(providers)
+    head = kernel.largest_share(cuts[volumes - 1])
+    early = problem.exit_at[volumes - 1] > 0  # something leaves for the head before the last volume
     scratch = kernel.make_scratch(providers)
     trial = cuts.copy()
-    now = _resume(problem, cuts, 0, saved, state, scratch)
+    now = _resume(problem, cuts, 0, head, saved, state, scratch)
     trial_saved[:] = saved
     best, best_cost = cuts.copy(), now
     start = now
@@ -141,16 +142,18 @@ def _anneal(problem, cuts, steps, warmth, rng):  # type: ignore[no-untyped-def]
                     changed = True
         if not changed:
             continue
-        cost = _resume(problem, trial, lo, trial_saved, state, scratch)
+        trial_head = kernel.largest_share(trial[volumes - 1])
+        since = 0 if early and trial_head != head else lo
+        cost = _resume(problem, trial, since, trial_head, trial_saved, state, scratch)
         gap = cost - now
         if gap <= 0.0 or rng.random() < np.exp(-gap / max(warmth * start * heat, 1e-12)):
-            now = cost
+            now, head = cost, trial_head
             cuts[lo : hi + 1] = trial[lo : hi + 1]
-            saved[lo:] = trial_saved[lo:]
+            saved[since:] = trial_saved[since:]
             if cost < best_cost:
                 best_cost = cost
                 best[:] = cuts
         else:
             trial[lo : hi + 1] = cuts[lo : hi + 1]
-            trial_saved[lo:] = saved[lo:]
+            trial_saved[since:] = saved[since:]
     return best, best_cost

@@ -40,7 +40,8 @@ class VolumeCosts:
             size = volume.height + 1
             total = np.zeros((len(self.kinds), size, size))
             for i, table in enumerate(self._layers[volume.start : volume.stop]):
-                rows = np.maximum(stops[i + 1][None, :] - starts[i + 1][:, None], 0)
+                k = len(volume.entering) + i
+                rows = np.maximum(stops[k][None, :] - starts[k][:, None], 0)
                 total += table[:, rows]
             total[:, np.tri(size, dtype=bool)] = 0.0
             self._volumes[key] = total

@@ -1,9 +1,10 @@
 """The compiled simulator: end-to-end latency of many split decisions (the reference is `timeline.py`).
 
 A frame passes the volumes one after the other. At each boundary every provider sends the rows that others need
-(halo included), one message a receiver, in the receivers' order, over its one uplink; messages for one receiver
-share its downlink first come, first served. A provider computes its part when all its rows have arrived and its
-last part is done. The last volume's rows are gathered at the head provider, whose result goes to the requester.
+(halo included) of all the tensors that enter the next volume, one message a receiver, in the receivers' order, over its
+one uplink; messages for one receiver share its downlink first come, first served. A provider computes its part when all
+its rows have arrived and its last part is done. What only the head or the requester needs leaves right behind, from
+every volume that makes such; the head runs when all of it is there, and its result goes to the requester.
 
 Links are a tandem of fluid queues. A message of `B` bytes that starts at `s` occupies the uplink until
 `e = s + B * up`, and the receiver's downlink, free from `t0` on, has passed on all `k` messages at
@@ -33,25 +34,40 @@ IntArray = npt.NDArray[np.int64]
 
 
 class Problem(NamedTuple):
-    """Everything that the latency depends on but the cuts, as flat arrays. V volumes, P providers.
+    """Everything that the latency depends on but the cuts, as flat arrays.
+
+    V volumes, P providers, E tensors that enter volumes, X tensors that leave for the head or the requester.
 
     heights        (V,) rows of each volume's last layer
-    need_start     (V, max height + 1) first entering row that a part beginning at row a needs
-    need_stop      (V, max height + 1) where the entering rows end that a part ending at row b needs
-    row_bytes      (V + 1,) bytes of one row of the tensor entering volume v; last: of the final tensor
+    enter_at       (V + 1,) volume v is entered by the tensors `enter_at[v]` to `enter_at[v + 1]`
+    enter_from     (E,) the volume that makes a tensor, -1 for the image
+    enter_bytes    (E,) bytes of one row
+    enter_cuts     (E, max height + 1) where a tensor is cut when the last layer of its volume is cut at a row
+    need_start     (E, max height + 1) first row that a part beginning at row a needs
+    need_stop      (E, max height + 1) where the rows end that a part ending at row b needs
+    exit_at        (V + 1,) volume v is left for good by the tensors `exit_at[v]` to `exit_at[v + 1]`
+    exit_to        (X, 2) whether a tensor goes to the head, and whether to the requester
+    exit_bytes, exit_cuts   as for entering tensors
     compute_ms     flat: at `compute_at[v, i] + a * (heights[v] + 1) + b` the latency of rows [a, b) on provider i
     compute_at     (V, P)
     up, down       (P + 1,) ms a byte of each link, paced, headers included; last: the requester's; 0 = infinite
     head_ms        (P,) latency of the head
-    result_bytes   of the model's outputs
+    result_bytes   of the outputs that the head makes; negative: there is no head
     quantum_bytes  size in which messages are forwarded
     message_ms     fixed cost of a message
     """
 
     heights: IntArray
+    enter_at: IntArray
+    enter_from: IntArray
+    enter_bytes: FloatArray
+    enter_cuts: IntArray
     need_start: IntArray
     need_stop: IntArray
-    row_bytes: FloatArray
+    exit_at: IntArray
+    exit_to: IntArray
+    exit_bytes: FloatArray
+    exit_cuts: IntArray
     compute_ms: FloatArray
     compute_at: IntArray
     up: FloatArray
@@ -60,6 +76,10 @@ class Problem(NamedTuple):
     result_bytes: float
     quantum_bytes: float
     message_ms: float
+
+
+HEAD, REQUESTER = 0, 1
+"""Who gets a tensor that leaves for good: columns of `Problem.exit_to`, and of a state's last row."""
 
 
 @njit(cache=True, inline="always")
@@ -88,60 +108,114 @@ def drain(count, start, end, size, up, free, down, quantum):  # type: ignore[no-
 
 @njit(cache=True)
 def make_scratch(providers):  # type: ignore[no-untyped-def]
-    """Working memory of `advance` and `finish`: messages by receiver (start, end, bytes, uplink) and their counts."""
-    return np.empty((4, providers, providers + 1)), np.zeros(providers, dtype=np.int64)
+    """Working memory: messages (start, end, bytes, uplink) by receiver, then the head's and the requester's; counts."""
+    return np.empty((4, providers + 2, providers + 1)), np.zeros(providers + 2, dtype=np.int64)
 
 
 @njit(cache=True)
-def advance(problem, v, previous, cuts, state, scratch):  # type: ignore[no-untyped-def]
-    """Carry `state` (3, P + 1) over volume `v`, cut at `cuts`, whose input was cut at `previous` (unused if v = 0).
+def make_state(providers):  # type: ignore[no-untyped-def]
+    """The state before the first volume, (4, P + 1); column P is the requester's.
 
-    state[0] is when each provider's last part was done, state[1] and state[2] when its uplink and downlink are
-    free; column P is the requester's.
+    Row 0: when each provider's last part was done; 1 and 2: when its uplink and its downlink are free; 3: when what
+    left for good is there, at the head (`HEAD`) and at the requester (`REQUESTER`).
     """
+    return np.zeros((4, providers + 1))
+
+
+@njit(cache=True, inline="always")
+def send(state, scratch, i, receiver, ready, size, up):  # type: ignore[no-untyped-def]
+    """Queue a message on the uplink of `i`."""
     messages, counts = scratch
-    providers = cuts.shape[0] - 1
-    quantum = problem.quantum_bytes
-    per_row = problem.row_bytes[v]
-    for j in range(providers):
-        counts[j] = 0
-    first, last = (providers, providers + 1) if v == 0 else (0, providers)
-    for i in range(first, last):
-        if v == 0:
-            low, high = 0, 1 << 40
-        else:
-            low, high = previous[i], previous[i + 1]
-            if low == high:
-                continue
-        ready = state[0, i]
+    k = counts[receiver]
+    start = max(ready, state[1, i])
+    state[1, i] = start + size * up
+    messages[0, receiver, k] = start
+    messages[1, receiver, k] = state[1, i]
+    messages[2, receiver, k] = size
+    messages[3, receiver, k] = up
+    counts[receiver] = k + 1
+
+
+@njit(cache=True, inline="always")
+def receive(problem, state, scratch, box, node):  # type: ignore[no-untyped-def]
+    """When the node has got what lies in a box, over its downlink."""
+    messages, counts = scratch
+    done = drain(
+        counts[box], messages[0, box], messages[1, box], messages[2, box], messages[3, box],
+        state[2, node], problem.down[node], problem.quantum_bytes,
+    )  # fmt: skip
+    state[2, node] = done
+    return done + problem.message_ms
+
+
+@njit(cache=True)
+def send_exits(problem, v, cuts, i, head, state, scratch):  # type: ignore[no-untyped-def]
+    """Queue what provider `i` owns of the tensors by which volume `v` is left for good."""
+    providers = cuts.shape[1] - 1
+    for to in range(2):
+        size = 0.0
+        for x in range(problem.exit_at[v], problem.exit_at[v + 1]):
+            if problem.exit_to[x, to]:
+                rows = problem.exit_cuts[x, cuts[v, i + 1]] - problem.exit_cuts[x, cuts[v, i]]
+                size += rows * problem.exit_bytes[x]
+        if size > 0.0 and not (to == HEAD and i == head):
+            send(state, scratch, i, providers + to, state[0, i], size, problem.up[i])
+
+
+@njit(cache=True)
+def receive_exits(problem, head, state, scratch):  # type: ignore[no-untyped-def]
+    """Let the head and the requester get what was queued for them; they serve it after their other messages."""
+    _, counts = scratch
+    providers = counts.shape[0] - 2
+    for to in range(2):
+        if counts[providers + to] > 0:
+            node = head if to == HEAD else providers
+            state[3, to] = max(state[3, to], receive(problem, state, scratch, providers + to, node))
+
+
+@njit(cache=True)
+def advance(problem, v, cuts, head, state, scratch):  # type: ignore[no-untyped-def]
+    """Carry `state` over volume `v`: `cuts` (V, P + 1) are decided up to it.
+
+    What the volume before sends to `head` and to the requester is left out where the head is not known (-1).
+    """
+    counts = scratch[1]
+    providers = cuts.shape[1] - 1
+    begin, end = problem.enter_at[v], problem.enter_at[v + 1]
+    counts[:] = 0
+    for i in range(providers + 1):
         for j in range(providers):
-            a, b = cuts[j], cuts[j + 1]
+            a, b = cuts[v, j], cuts[v, j + 1]
             if a == b or i == j:
                 continue
-            rows = min(high, problem.need_stop[v, b]) - max(low, problem.need_start[v, a])
-            if rows > 0:
-                k = counts[j]
-                start = max(ready, state[1, i])
-                size = rows * per_row
-                state[1, i] = start + size * problem.up[i]
-                messages[0, j, k] = start
-                messages[1, j, k] = state[1, i]
-                messages[2, j, k] = size
-                messages[3, j, k] = problem.up[i]
-                counts[j] = k + 1
+            size = 0.0
+            for e in range(begin, end):
+                u = problem.enter_from[e]
+                if u < 0:
+                    if i < providers:
+                        continue
+                    rows = problem.need_stop[e, b] - problem.need_start[e, a]
+                else:
+                    if i == providers or cuts[u, i] == cuts[u, i + 1]:
+                        continue
+                    low, high = problem.enter_cuts[e, cuts[u, i]], problem.enter_cuts[e, cuts[u, i + 1]]
+                    rows = min(high, problem.need_stop[e, b]) - max(low, problem.need_start[e, a])
+                if rows > 0:
+                    size += rows * problem.enter_bytes[e]
+            if size > 0.0:
+                send(state, scratch, i, j, state[0, i], size, problem.up[i])
+        if v > 0 and head >= 0 and i < providers and problem.exit_at[v] > problem.exit_at[v - 1]:
+            send_exits(problem, v - 1, cuts, i, head, state, scratch)
     for j in range(providers):
-        a, b = cuts[j], cuts[j + 1]
+        a, b = cuts[v, j], cuts[v, j + 1]
         if a == b:
             continue
-        begin = state[0, j]
+        start = state[0, j]
         if counts[j] > 0:
-            done = drain(
-                counts[j], messages[0, j], messages[1, j], messages[2, j], messages[3, j],
-                state[2, j], problem.down[j], quantum,
-            )  # fmt: skip
-            state[2, j] = done
-            begin = max(begin, done + problem.message_ms)
-        state[0, j] = begin + problem.compute_ms[problem.compute_at[v, j] + a * (problem.heights[v] + 1) + b]
+            start = max(start, receive(problem, state, scratch, j, j))
+        state[0, j] = start + problem.compute_ms[problem.compute_at[v, j] + a * (problem.heights[v] + 1) + b]
+    if v > 0 and head >= 0:
+        receive_exits(problem, head, state, scratch)
 
 
 @njit(cache=True)
@@ -156,76 +230,48 @@ def largest_share(cuts):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def finish(problem, cuts, head, state, scratch):  # type: ignore[no-untyped-def]
-    """Latency of the frame: gather the last volume's rows at `head`, run the head, send its result."""
-    messages, _ = scratch
-    providers = cuts.shape[0] - 1
-    per_row = problem.row_bytes[problem.heights.shape[0]]
-    k = 0
+    """Latency of the frame: what the last volume is left by is sent, the head runs, its result is sent."""
+    counts = scratch[1]
+    last, providers = cuts.shape[0] - 1, cuts.shape[1] - 1
+    counts[:] = 0
     for i in range(providers):
-        rows = cuts[i + 1] - cuts[i]
-        if rows > 0 and i != head:
-            start = max(state[0, i], state[1, i])
-            size = rows * per_row
-            state[1, i] = start + size * problem.up[i]
-            messages[0, 0, k] = start
-            messages[1, 0, k] = state[1, i]
-            messages[2, 0, k] = size
-            messages[3, 0, k] = problem.up[i]
-            k += 1
-    begin = state[0, head]
-    if k > 0:
-        done = drain(
-            k, messages[0, 0], messages[1, 0], messages[2, 0], messages[3, 0],
-            state[2, head], problem.down[head], problem.quantum_bytes,
-        )  # fmt: skip
-        state[2, head] = done
-        begin = max(begin, done + problem.message_ms)
-    start = max(begin + problem.head_ms[head], state[1, head])
-    end = start + problem.result_bytes * problem.up[head]
-    state[1, head] = end
-    first = min(problem.quantum_bytes, problem.result_bytes)
-    down = problem.down[providers]
-    return problem.message_ms + max(
-        end + first * down,
-        start + first * problem.up[head] + problem.result_bytes * down,
-        state[2, providers] + problem.result_bytes * down,
-    )
+        if cuts[last, i] < cuts[last, i + 1]:
+            send_exits(problem, last, cuts, i, head, state, scratch)
+    receive_exits(problem, head, state, scratch)
+    if problem.result_bytes < 0.0:
+        return state[3, REQUESTER]
+    ready = max(state[0, head], state[3, HEAD]) + problem.head_ms[head]
+    counts[:] = 0
+    send(state, scratch, head, providers + REQUESTER, ready, problem.result_bytes, problem.up[head])
+    return max(state[3, REQUESTER], receive(problem, state, scratch, providers + REQUESTER, providers))
 
 
 @njit(cache=True)
 def latency(problem, cuts, state, scratch):  # type: ignore[no-untyped-def]
     """Latency in ms of one frame under `cuts` (V, P + 1); `state` is overwritten."""
     state[:] = 0.0
+    head = largest_share(cuts[cuts.shape[0] - 1])
     for v in range(cuts.shape[0]):
-        advance(problem, v, cuts[max(v - 1, 0)], cuts[v], state, scratch)
-    last = cuts[cuts.shape[0] - 1]
-    return finish(problem, last, largest_share(last), state, scratch)
+        advance(problem, v, cuts, head, state, scratch)
+    return finish(problem, cuts, head, state, scratch)
 
 
 @njit(cache=True, nogil=True)
 def evaluate(problem, cuts, out):  # type: ignore[no-untyped-def]
     """Latency in ms of each of `cuts` (batch, V, P + 1) into `out` (batch,)."""
     providers = cuts.shape[2] - 1
-    state = np.empty((3, providers + 1))
+    state = make_state(providers)
     scratch = make_scratch(providers)
     for n in range(cuts.shape[0]):
         out[n] = latency(problem, cuts[n], state, scratch)
 
 
 @njit(cache=True, nogil=True)
-def step(problem, v, previous, cuts, states):  # type: ignore[no-untyped-def]
-    """Carry a batch of `states` (batch, 3, P + 1) over volume `v`: `previous` and `cuts` are (batch, P + 1)."""
-    scratch = make_scratch(cuts.shape[1] - 1)
+def step(problem, v, cuts, states):  # type: ignore[no-untyped-def]
+    """Carry a batch of `states` (batch, 4, P + 1) over volume `v`; `cuts` (batch, V, P + 1) are decided up to it."""
+    scratch = make_scratch(cuts.shape[2] - 1)
     for n in range(cuts.shape[0]):
-        advance(problem, v, previous[n], cuts[n], states[n], scratch)
-
-
-@njit(cache=True, nogil=True)
-def close(problem, cuts, states, out):  # type: ignore[no-untyped-def]
-    """Latencies into `out` (batch,) from the `states` after the last volume, cut at `cuts` (batch, P + 1)."""
-    scratch = make_scratch(cuts.shape[1] - 1)
-    for n in range(cuts.shape[0]):
-        out[n] = finish(problem, cuts[n], largest_share(cuts[n]), states[n], scratch)
+        advance(problem, v, cuts[n], -1, states[n], scratch)
 
 
 @njit(cache=True)

@@ -17,12 +17,11 @@ def memory_mb(bound: BoundPlan, provider: str) -> float:
     weights = graph.head.params if provider == plan.head_provider else 0
     peak = 0
     for v, volume in enumerate(bound.volumes):
-        out = bound.owned(v, at)
-        if not out.size:
+        part = bound.part(v, at)
+        if part is None:
             continue
-        part = volume.part(out)
         weights += sum(layer.params for layer in volume.layers)
-        entering = part.input.size * graph.input_rows(volume.start)[1]
+        entering = sum(rows.size * graph.row_elements(i) for i, rows in bound.needs(v, at).items())
         for layer, rows in zip(volume.layers, part.rows, strict=True):
             made = rows.size * layer.row_elements
             peak = max(peak, entering + made)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distredge.errors import PlanError
-from distredge.model.graph import LayerGraph
+from distredge.model.graph import IMAGE, LayerGraph
 from distredge.plans.scheme import PartitionScheme
 from distredge.profiles.network import MESSAGE_MS, QUANTUM_BYTES, ms_per_byte
 from distredge.scenario import Scenario
@@ -87,31 +87,40 @@ class Simulator:
         Compute: the least T such that rows can be shared out with no provider busy for longer than T, each at its
         cheapest time a row, no row waiting for another (a linear program). Links: the rows of the image that are
         read at all must pass the providers' links, all used at once. The head and the fixed cost of the first and the
-        last message come on top.
+        last message come on top; where the head does without the last layer, it adds to the work of one provider only.
         """
         parts = self.scheme.parts
         kinds = [self.costs.kind_of[id(p)] for p in self.scenario.profiles]
         row_ms = np.array([[_cheapest_row(table[k]) for k in kinds] for table in map(self.costs.table, parts)])
-        rows_ms = float(self.problem.row_bytes[0]) / float(np.sum(1.0 / self.problem.down[:-1]))
-        input_ms = self._rows_read() * rows_ms
-        busy_ms = _least_makespan(row_ms, self.heights)
-        return max(busy_ms, input_ms) + float(self.problem.head_ms.min()) + 2 * self.problem.message_ms
+        per_row = self.graph.row_elements(IMAGE) * self.scenario.element_bytes
+        input_ms = self._rows_read() * per_row / float(np.sum(1.0 / self.problem.down[:-1]))
+        head_ms = self.problem.head_ms
+        messages_ms = 2 * self.problem.message_ms
+        if self.graph.head.nodes and len(self.graph.layers) - 1 not in self.graph.to_head:
+            busy_ms = min(_least_makespan(row_ms, self.heights, head) for head in np.diag(head_ms))
+            return max(busy_ms, input_ms) + messages_ms
+        busy_ms = _least_makespan(row_ms, self.heights, np.zeros(self.providers))
+        return max(busy_ms, input_ms) + float(head_ms.min()) + messages_ms
 
     def _rows_read(self) -> int:
-        """Rows of the image that providers must get between them.
+        """Rows of the image that providers must get between them for the first volume.
 
         Some are read by no part: the last ones where windows do not come out even, and, with a stride over the
         kernel, those between two parts.
         """
-        height = int(self.heights[0])
-        start, stop = self.problem.need_start[0, : height + 1], self.problem.need_stop[0, : height + 1]
+        first = self.scheme.parts[0]
+        k = first.entering.index(IMAGE)
+        start, stop = (table[k] for table in first.tables)
         between = int(np.max(start[1:-1] - stop[1:-1], initial=0))
         return max(0, int(stop[-1] - start[0]) - (self.providers - 1) * between)
 
 
-def _least_makespan(row_ms: FloatArray, heights: IntArray) -> float:
-    """Least T such that shares r (volumes, providers) >= 0 exist with sum_i r[v, i] = heights[v] and
-    sum_v r[v, i] * row_ms[v, i] <= T for every provider i."""
+def _least_makespan(row_ms: FloatArray, heights: IntArray, more_ms: FloatArray) -> float:
+    """Least T for which the rows can be shared out.
+
+    That is, shares r (volumes, providers) >= 0 exist with sum_i r[v, i] = heights[v] and
+    sum_v r[v, i] * row_ms[v, i] + more_ms[i] <= T for every provider i.
+    """
     from scipy.optimize import linprog
 
     volumes, providers = row_ms.shape
@@ -119,7 +128,7 @@ def _least_makespan(row_ms: FloatArray, heights: IntArray) -> float:
     covered = np.hstack([np.kron(np.eye(volumes), np.ones(providers)), np.zeros((volumes, 1))])
     cost = np.zeros(volumes * providers + 1)
     cost[-1] = 1.0
-    found = linprog(cost, A_ub=busy, b_ub=np.zeros(providers), A_eq=covered, b_eq=heights)
+    found = linprog(cost, A_ub=busy, b_ub=-more_ms, A_eq=covered, b_eq=heights)
     return float(found.fun)
 
 
@@ -132,34 +141,49 @@ def _cheapest_row(table: FloatArray) -> float:
 
 def build_problem(scenario: Scenario, scheme: PartitionScheme, costs: VolumeCosts) -> Problem:
     """The flat arrays that the kernel reads."""
-    parts = scheme.parts
+    graph, parts = scheme.graph, scheme.parts
     kinds = np.array([costs.kind_of[id(p)] for p in scenario.profiles])
     heights = np.array([part.height for part in parts], dtype=np.int64)
-    need_start = np.zeros((len(parts), int(heights.max()) + 1), dtype=np.int64)
-    need_stop = np.zeros_like(need_start)
     tables, compute_at, offset = [], np.zeros((len(parts), len(kinds)), dtype=np.int64), 0
     for v, part in enumerate(parts):
-        starts, stops = part.tables
-        need_start[v, : part.height + 1] = starts[0]
-        need_stop[v, : part.height + 1] = stops[0]
         table = costs.table(part)
         compute_at[v] = offset + kinds * table[0].size
         tables.append(table.ravel())
         offset += table.size
-    row_elements = [scheme.graph.input_rows(part.start)[1] for part in parts] + [scheme.graph.layers[-1].row_elements]
+    volume_of = {i: v for v, part in enumerate(parts) for i in range(part.start, part.stop)}
+    enter = [(v, k, i, volume_of.get(i, -1)) for v, part in enumerate(parts) for k, i in enumerate(part.entering)]
+    leave = [(v, i) for v, p in enumerate(parts) for i in p.leaving if i in graph.to_head or i in graph.to_requester]
+    starts, stops = ([parts[v].tables[side][k] for v, k, _, _ in enter] for side in (0, 1))
+    size = int(heights.max()) + 1
     rates = [p.bandwidth_mbps for p in scenario.providers] + [scenario.requester_mbps]
     per_byte = np.array([ms_per_byte(rate) for rate in rates])
+    unit = float(scenario.element_bytes)
     return Problem(
         heights=heights,
-        need_start=need_start,
-        need_stop=need_stop,
-        row_bytes=np.array(row_elements, dtype=np.float64) * scenario.element_bytes,
+        enter_at=np.searchsorted([v for v, *_ in enter], np.arange(len(parts) + 1)),
+        enter_from=np.array([u for *_, u in enter]),
+        enter_bytes=np.array([graph.row_elements(i) * unit for _, _, i, _ in enter]),
+        enter_cuts=_stack([parts[u].cut_rows(i) if u >= 0 else np.zeros(1, np.int64) for _, _, i, u in enter], size),
+        need_start=_stack(starts, size),
+        need_stop=_stack(stops, size),
+        exit_at=np.searchsorted([v for v, _ in leave], np.arange(len(parts) + 1)),
+        exit_to=np.array([(i in graph.to_head, i in graph.to_requester) for _, i in leave], dtype=np.int64),
+        exit_bytes=np.array([graph.row_elements(i) * unit for _, i in leave]),
+        exit_cuts=_stack([parts[v].cut_rows(i) for v, i in leave], size),
         compute_ms=np.concatenate(tables),
         compute_at=compute_at,
         up=per_byte,
         down=per_byte.copy(),
         head_ms=costs.head_ms[kinds],
-        result_bytes=float(scheme.graph.head.out_elements * scenario.element_bytes),
+        result_bytes=graph.head.result_elements * unit if graph.head.nodes else -1.0,
         quantum_bytes=float(QUANTUM_BYTES),
         message_ms=MESSAGE_MS,
     )
+
+
+def _stack(rows: list[IntArray], size: int) -> IntArray:
+    """Rows of different lengths as one array, filled up with zeros."""
+    stacked = np.zeros((len(rows), size), dtype=np.int64)
+    for row, values in zip(stacked, rows, strict=True):
+        row[: len(values)] = values
+    return stacked

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from distredge.errors import PlanError
 from distredge.geometry.interval import Interval
+from distredge.model.graph import IMAGE
 from distredge.plans.plan import BoundPlan, Prediction
 from distredge.profiles.network import MESSAGE_MS, QUANTUM_BYTES, TIE_MS, ms_per_byte
 from distredge.scenario import REQUESTER, Scenario
@@ -22,7 +23,8 @@ from distredge.simulate.costs import VolumeCosts
 class Transfer:
     """Rows on their way to the provider that needs them for `volume`.
 
-    `volume` is the number of volumes for the head, one more for the result.
+    `volume` is the number of volumes for the head, one more for the requester. `rows` are those of the last of the
+    tensors that travel together.
 
     The sender's uplink is busy from `start_ms` to `sent_ms`.
     """
@@ -148,25 +150,40 @@ class _Run:
         redundant_rows: int,
     ) -> None:
         """Wait for the messages and for the provider's last part, then compute."""
-        node = self.nodes[provider]
-        arrived = self.receive(provider, messages) if messages else node.done
-        start = max(arrived, node.done)
-        called = min((m.start_ms for m in messages), default=start)
-        self.work.append(
-            Work(
-                volume=volume,
-                provider=provider,
-                rows=rows,
-                called_ms=called,
-                arrived_ms=arrived if messages else start,
-                start_ms=start,
-                stop_ms=start + compute_ms,
-                wait_ms=start - node.done,
-                bytes_in=sum(m.payload_bytes for m in messages),
-                redundant_rows=redundant_rows,
-            )
+        arrived = self.receive(provider, messages) if messages else self.nodes[provider].done
+        self.work.append(self._work(volume, provider, rows, messages, arrived, compute_ms, redundant_rows))
+        self.nodes[provider].done = self.work[-1].stop_ms
+
+    def head_work(
+        self, volume: int, provider: str, rows: Interval, messages: list[Transfer], arrived: float, head_ms: float
+    ) -> Work:
+        """The head's work, whose messages are received already."""
+        return self._work(volume, provider, rows, messages, arrived, head_ms, 0)
+
+    def _work(
+        self,
+        volume: int,
+        provider: str,
+        rows: Interval,
+        messages: list[Transfer],
+        arrived: float,
+        compute_ms: float,
+        redundant_rows: int,
+    ) -> Work:
+        done = self.nodes[provider].done
+        start = max(arrived, done)
+        return Work(
+            volume=volume,
+            provider=provider,
+            rows=rows,
+            called_ms=min((m.start_ms for m in messages), default=start),
+            arrived_ms=arrived if messages else start,
+            start_ms=start,
+            stop_ms=start + compute_ms,
+            wait_ms=start - done,
+            bytes_in=sum(m.payload_bytes for m in messages),
+            redundant_rows=redundant_rows,
         )
-        node.done = start + compute_ms
 
 
 def _arrived_by(time: float, message: Transfer, per_byte: float) -> float:
@@ -195,57 +212,103 @@ def trace(
     unit = element_bytes or scenario.element_bytes
     run = _Run({name: _Node(name, ms_per_byte(by_name[name].bandwidth_mbps)) for name in plan.providers})
     run.nodes[REQUESTER] = _Node(REQUESTER, ms_per_byte(scenario.requester_mbps))
+    head_ms = float(costs.head_ms[costs.kind_of[id(profiles[plan.head_provider])]])
+    exits: dict[str, float] = {}
     for v, volume in enumerate(bound.volumes):
-        row_bytes = graph.input_rows(volume.start)[1] * unit
-        inbox = _exchange(run, bound, v, row_bytes)
+        inbox = _exchange(run, bound, v, unit)
         redundant = _redundant_rows(bound, v)
         for i, name in enumerate(plan.providers):
             rows = bound.owned(v, i)
             if rows.size:
                 spent = float(costs.table(volume)[costs.kind_of[id(profiles[name])], rows.start, rows.stop])
                 run.compute(v, name, rows, inbox[name], spent, redundant[i])
-    latency = _head(run, bound, float(costs.head_ms[costs.kind_of[id(profiles[plan.head_provider])]]), unit)
-    return Timeline(latency, tuple(run.work), tuple(run.transfers))
+        _receive_exits(run, inbox, exits)
+    return Timeline(_end(run, bound, exits, head_ms, unit), tuple(run.work), tuple(run.transfers))
 
 
-def _exchange(run: _Run, bound: BoundPlan, v: int, row_bytes: float) -> dict[str, list[Transfer]]:
-    """Send what each provider needs for volume `v` and another node has; messages by receiver."""
-    names = bound.plan.providers
-    inbox: dict[str, list[Transfer]] = {name: [] for name in names}
-    needs = [bound.needs(v, j) for j in range(len(names))]
-    everything = Interval(0, bound.volumes[0].input_height)
-    holders = [(REQUESTER, everything)] if v == 0 else [(n, bound.owned(v - 1, i)) for i, n in enumerate(names)]
-    for sender, holds in holders:
-        for receiver, wants in zip(names, needs, strict=True):
-            rows = holds.overlap(wants)
-            if rows.size and sender != receiver:
-                inbox[receiver].append(run.send(v, sender, receiver, rows, rows.size * row_bytes))
+_HEAD = "head"
+"""Stands for the head provider's second box, of what is for the head; no provider needs the name in a box."""
+
+
+def _exchange(run: _Run, bound: BoundPlan, v: int, unit: int) -> dict[str, list[Transfer]]:
+    """Send what each provider needs for volume `v` and another node has, and what volume `v - 1` is left by for good.
+
+    Messages by receiver; those for the head and for the requester stand apart.
+    """
+    names, volumes = bound.plan.providers, len(bound.volumes)
+    inbox: dict[str, list[Transfer]] = {name: [] for name in (*names, _HEAD, REQUESTER)}
+    for i, sender in enumerate((*names, REQUESTER)):
+        for j, receiver in enumerate(names if v < volumes else ()):
+            pieces = [(k, _held(bound, k, i).overlap(rows)) for k, rows in bound.needs(v, j).items()]
+            _send(run, bound, inbox[receiver], v, sender, receiver, pieces, unit)
+        if v > 0 and sender != REQUESTER:
+            leaving = bound.volumes[v - 1].leaving
+            for box, receiver, wanted in (
+                (_HEAD, bound.plan.head_provider, bound.graph.to_head),
+                (REQUESTER, REQUESTER, bound.graph.to_requester),
+            ):
+                pieces = [(k, bound.held(k, i)) for k in leaving if k in wanted]
+                _send(run, bound, inbox[box], volumes if box == _HEAD else volumes + 1, sender, receiver, pieces, unit)
     return inbox
 
 
-def _head(run: _Run, bound: BoundPlan, head_ms: float, unit: int) -> float:
-    """Gather the last volume at the head provider, run the head, return the result; gives the frame's latency."""
-    plan, graph, last = bound.plan, bound.graph, len(bound.volumes)
-    row_bytes = graph.layers[-1].row_elements * unit
-    gathered = [
-        run.send(last, name, plan.head_provider, rows, rows.size * row_bytes)
-        for i, name in enumerate(plan.providers)
-        if (rows := bound.owned(last - 1, i)).size and name != plan.head_provider
-    ]
-    run.compute(last, plan.head_provider, Interval(0, bound.volumes[-1].height), gathered, head_ms, 0)
-    result = run.send(last + 1, plan.head_provider, REQUESTER, Interval(0, 1), graph.head.out_elements * unit)
-    return run.receive(REQUESTER, [result])
+def _held(bound: BoundPlan, layer: int, node: int) -> Interval:
+    """Rows that a node owns of a tensor; the requester, which is the last node, has the image."""
+    if layer == IMAGE or node == len(bound.plan.providers):
+        mine = layer == IMAGE and node == len(bound.plan.providers)
+        return Interval(0, bound.graph.image[1] if mine else 0)
+    return bound.held(layer, node)
+
+
+def _send(
+    run: _Run,
+    bound: BoundPlan,
+    box: list[Transfer],
+    volume: int,
+    sender: str,
+    receiver: str,
+    pieces: list[tuple[int, Interval]],
+    unit: int,
+) -> None:
+    """Send rows of some tensors as one message, if there are any and they are for another node."""
+    pieces = [(k, rows) for k, rows in pieces if rows.size]
+    if pieces and sender != receiver:
+        size = sum(rows.size * bound.graph.row_elements(k) for k, rows in pieces) * unit
+        box.append(run.send(volume, sender, receiver, pieces[-1][1], size))
+
+
+def _receive_exits(run: _Run, inbox: dict[str, list[Transfer]], exits: dict[str, float]) -> None:
+    """Note when what left for good is all there."""
+    for box in (_HEAD, REQUESTER):
+        if inbox[box]:
+            exits[box] = max(exits.get(box, 0.0), run.receive(inbox[box][0].receiver, inbox[box]))
+
+
+def _end(run: _Run, bound: BoundPlan, exits: dict[str, float], head_ms: float, unit: int) -> float:
+    """Send what the last volume is left by, run the head, return its result; gives the frame's latency."""
+    plan, graph, volumes = bound.plan, bound.graph, len(bound.volumes)
+    before = [t for t in run.transfers if t.volume == volumes]
+    inbox = _exchange(run, bound, volumes, unit)
+    _receive_exits(run, inbox, exits)
+    if not graph.head.nodes:
+        return exits[REQUESTER]
+    node = run.nodes[plan.head_provider]
+    arrived = exits.get(_HEAD, node.done)
+    rows = Interval(0, bound.volumes[-1].height)
+    run.work.append(run.head_work(volumes, plan.head_provider, rows, [*before, *inbox[_HEAD]], arrived, head_ms))
+    node.done = max(arrived, node.done) + head_ms
+    result = run.send(volumes + 1, plan.head_provider, REQUESTER, Interval(0, 1), graph.head.result_elements * unit)
+    return max(exits.get(REQUESTER, 0.0), run.receive(REQUESTER, [result]))
 
 
 def _redundant_rows(bound: BoundPlan, v: int) -> list[int]:
     """Per provider, rows of a volume's inner layers that it computes although an earlier part computes them too."""
-    volume = bound.volumes[v]
-    reached = [0] * len(volume.layers)
+    reached = [0] * len(bound.volumes[v].layers)
     counts: list[int] = []
     for i in range(len(bound.plan.providers)):
-        out, count = bound.owned(v, i), 0
-        if out.size:
-            for k, rows in enumerate(volume.part(out).rows):
+        part, count = bound.part(v, i), 0
+        if part:
+            for k, rows in enumerate(part.rows):
                 count += max(0, min(reached[k], rows.stop) - rows.start)
                 reached[k] = max(reached[k], rows.stop)
         counts.append(count)

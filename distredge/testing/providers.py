@@ -22,7 +22,7 @@ from distredge.scenario import Scenario
 
 def random_plan(rng: np.random.Generator, graph: LayerGraph, names: Sequence[str]) -> BoundPlan:
     """A plan of random volumes, cut at random; any provider may be left without a part, any may run the head."""
-    points = [p for p in graph.partition_points[1:] if rng.random() < 0.5]
+    points = [p for p in graph.cut_points[1:] if rng.random() < 0.5]
     volumes = []
     for start, stop in pairwise([0, *points, len(graph.layers)]):
         height = graph.layers[stop - 1].height

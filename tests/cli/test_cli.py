@@ -61,7 +61,7 @@ def test_every_command_has_json_seed_help_and_an_example(capsys: pytest.CaptureF
 def test_inspect(capsys: pytest.CaptureFixture[str], toy: Path) -> None:
     data = call_json(capsys, "inspect", toy)
     first = data["layers"][0]
-    assert set(first) == {"name", "op", "out_shape", "kernel", "stride", "macs", "params", "inputs"}
+    assert set(first) == {"name", "op", "out_shape", "kernel", "stride", "macs", "params", "inputs", "whole"}
     assert first["inputs"] == ["input"]
     assert data["partition_points"][0] == first["name"]
     assert call(capsys, "inspect", toy)[0] == 0
@@ -150,7 +150,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     wrong_hash["model"]["sha256"] = "0" * 64
     out = tmp_path / "never.json"
     cases: list[tuple[list[object], str]] = [
-        (["plan", "vgg61", "--scenario", "db-50"], "did you mean 'vgg16'"),
+        (["plan", "vgg-16", "--scenario", "db-50"], "did you mean 'vgg16'"),
         (["plan", toy, "--scenario", "db50", "--method", "equal", "--out", out], "did you mean 'db-50'"),
         (["plan", toy, "--scenario", "db-50", "--method", "serch", "--out", out], "did you mean 'search'"),
         (["plan", toy, "--method", "equal"], "--scenario"),

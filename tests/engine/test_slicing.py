@@ -1,25 +1,23 @@
-"""Split-parts of random models, stitched together, are the undivided model."""
+"""Border cases of cutting split-parts out of a model, by hand; random ones are in `test_conformance.py`."""
 
 from __future__ import annotations
 
-import tempfile
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from distredge.engine.onnxruntime import OrtEngine, OrtHead, Undivided
-from distredge.engine.slicing import OnnxSource, part_model
+from distredge.engine.onnxruntime import Undivided
+from distredge.engine.slicing import part_model
+from distredge.engine.subgraph import OnnxSource
 from distredge.geometry.interval import Interval
-from distredge.geometry.split import Volume, parts
+from distredge.geometry.split import Volume
 from distredge.model.graph import LayerGraph
 from distredge.model.load import load_model
-from distredge.testing.toy_models import ToyModel, chain, random_model, save_model
+from distredge.testing.stitching import Stitched, difference
+from distredge.testing.toy_models import ToyModel, chain, save_model
 
 TOLERANCE = 1e-5
 """Of the output's largest absolute value: sums of other order in float32."""
@@ -33,51 +31,10 @@ def image(graph: LayerGraph, seed: int = 0) -> npt.NDArray[np.float32]:
     return np.random.default_rng(seed).standard_normal(graph.input_shape).astype(np.float32)
 
 
-def distributed(
-    graph: LayerGraph, bounds: list[int], cuts: list[tuple[int, ...]], x: npt.NDArray[np.float32]
-) -> dict[str, npt.NDArray[np.float32]]:
-    """Outputs of the model computed part by part, volume by volume."""
-    source = OnnxSource(graph.path)
-    for (start, stop), cut in zip(pairwise(bounds), cuts, strict=True):
-        volume = Volume(graph, start, stop)
-        strips = []
-        for part in parts(volume, cut):
-            if part is not None:
-                rows = np.ascontiguousarray(x[:, :, part.input.start : part.input.stop])
-                strips.append(OrtEngine(graph, volume, part, source=source).run(rows))
-                assert strips[-1].shape[2] == part.rows[-1].size
-        x = np.concatenate(strips, axis=2)
-    return OrtHead(graph, source=source).run(x)
-
-
-def difference(got: dict[str, npt.NDArray[np.float32]], want: dict[str, npt.NDArray[np.float32]]) -> float:
-    assert got.keys() == want.keys()
-    assert all(got[name].shape == want[name].shape for name in want)
-    scale = max(float(np.abs(w).max()) for w in want.values()) or 1.0
-    return max(float(np.abs(got[name] - want[name]).max()) for name in want) / scale
-
-
-@given(seed=st.integers(0, 2**32 - 1), data=st.data())
-@settings(max_examples=150, deadline=None)
-def test_stitched_parts_are_the_undivided_model(seed: int, data: st.DataObject) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        graph = load(random_model(np.random.default_rng(seed)), Path(folder))
-        inner = graph.partition_points[1:]
-        chosen = data.draw(st.sets(st.sampled_from(inner), max_size=3)) if inner else set()
-        bounds = [0, *sorted(chosen), len(graph.layers)]
-        providers = data.draw(st.integers(1, 5))
-        cuts = []
-        for _, stop in pairwise(bounds):
-            height = graph.layers[stop - 1].height
-            places = st.lists(st.integers(0, height), min_size=providers - 1, max_size=providers - 1)
-            cuts.append((0, *sorted(data.draw(places)), height))
-        x = image(graph, seed)
-        assert difference(distributed(graph, bounds, cuts, x), Undivided(graph).run(x)) <= TOLERANCE
-
-
-def one_row_each(graph: LayerGraph) -> dict[str, npt.NDArray[np.float32]]:
+def one_row_each(graph: LayerGraph) -> dict[str, npt.NDArray[np.generic]]:
     """The whole model as one volume, one row a provider: every border case occurs."""
-    return distributed(graph, [0, len(graph.layers)], [tuple(range(graph.layers[-1].height + 1))], image(graph))
+    cuts = [list(range(graph.layers[-1].height + 1))]
+    return Stitched(graph, [0, len(graph.layers)]).run(cuts, image(graph))
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
@@ -131,13 +88,13 @@ def test_rows_that_a_stride_skips_are_not_read(tmp_path: Path) -> None:
     x = image(graph)
     want = Undivided(graph).run(x)
     x[:, :, [1, 2, 4, 5, 7, 8]] = np.nan
-    assert difference(distributed(graph, [0, 1], [(0, 1, 2, 4)], x), want) <= TOLERANCE
+    assert difference(Stitched(graph, [0, 1]).run([(0, 1, 2, 4)], x), want) <= TOLERANCE
 
 
 def test_a_part_holds_only_the_weights_that_it_uses(tmp_path: Path) -> None:
     graph = load(chain(np.random.default_rng(4)), tmp_path)
     volume = Volume(graph, 0, 1)
-    model = part_model(OnnxSource(graph.path), volume, volume.part(Interval(0, 3)))
+    model = part_model(OnnxSource(graph.path), volume, Interval(0, 3))
     onnx.checker.check_model(model, full_check=True)
     assert sum(int(np.prod(t.dims)) for t in model.graph.initializer) == graph.layers[0].params
 
@@ -149,7 +106,7 @@ def test_a_part_with_weights_beside_the_file_refers_to_them(tmp_path: Path) -> N
     onnx.save(model, path, save_as_external_data=True, location="toy.data", size_threshold=0)
     graph = load_model(path)
     volume = Volume(graph, 0, 2)
-    assert part_model(OnnxSource(path), volume, volume.part(Interval(0, 4))).ByteSize() < 4096
+    assert part_model(OnnxSource(path), volume, Interval(0, 4)).ByteSize() < 4096
     assert difference(one_row_each(graph), Undivided(graph).run(image(graph))) <= TOLERANCE
 
 
@@ -163,4 +120,4 @@ def test_full_size_models(name: str, volumes: int) -> None:
     heights = [graph.layers[stop - 1].height for stop in bounds[1:]]
     cuts = [(0, h // 5, h // 2, h // 2, h - h // 4, h) for h in heights]
     x = image(graph)
-    assert difference(distributed(graph, bounds, cuts, x), Undivided(graph).run(x)) <= TOLERANCE
+    assert difference(Stitched(graph, bounds).run(cuts, x), Undivided(graph).run(x)) <= TOLERANCE

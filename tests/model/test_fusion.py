@@ -9,9 +9,11 @@ import onnx
 import pytest
 from onnx import helper
 
+from distredge.errors import ModelError
 from distredge.model.graph import LayerGraph
-from distredge.model.layer import INPUT, ROW_BY_ROW, Layer, LayerInput, Window
+from distredge.model.layer import INPUT, Layer, LayerInput, Output
 from distredge.model.load import load_model
+from distredge.model.rows import EVERYTHING, ROW_BY_ROW, Listed, Spread, Window
 from distredge.testing.toy_models import Feature, ToyModel, chain, residual, save_model
 
 SAME = (1, 1, 1, 1)
@@ -44,8 +46,8 @@ def test_chain(tmp_path: Path) -> None:
     assert (pool1.macs, pool1.params) == (0, 0)
     assert conv3.params == 8 * 6 * 9 + 8 + 2 * 8  # statistics are no parameters
     assert graph.head.ops == ("GlobalAveragePool", "Flatten", "Gemm")
-    assert (graph.head.tensor, graph.head.macs, graph.head.params) == (graph.layers[-1].tensor, 8 * 5, 8 * 5 + 5)
-    assert graph.head.outputs == (("fc_out", (1, 5)),)
+    assert (graph.head.inputs, graph.head.macs, graph.head.params) == (("pool2",), 8 * 5, 8 * 5 + 5)
+    assert graph.head.outputs == (Output("fc_out", (1, 5)),)
     assert graph.partition_points == (0, 1, 2, 3, 4)
 
 
@@ -53,9 +55,9 @@ def test_residual(tmp_path: Path) -> None:
     graph = graph_of(residual(np.random.default_rng(0)), tmp_path)
     assert [layer.name for layer in graph.layers] == ["stem", "a1", "a2", "b1", "b2", "b_skip"]
     assert sources(graph.layers[2]) == ["a1", "stem"]
-    assert graph.layers[2].inputs[1].window == ROW_BY_ROW
+    assert graph.layers[2].inputs[1].reads == ROW_BY_ROW
     assert sources(graph.layers[5]) == ["a2", "b2"]
-    assert graph.layers[5].inputs[0].window == Window(1, 2, 1, 0)
+    assert graph.layers[5].inputs[0].reads == Window(1, 2, 1, 0)
     assert graph.partition_points == (0, 1, 3)
 
 
@@ -108,7 +110,7 @@ def test_constants_join_the_layer_if_all_rows_share_them(toy: ToyModel, tmp_path
     graph = graph_of(toy.finish(x), tmp_path)
     assert graph.layers[0].nodes == ("conv", "scale", "prelu", "shift")
     assert graph.layers[0].params == 4 * 27 + 4 + 4 + 4 * 8
-    assert graph.head.nodes == () and graph.head.outputs == (("shift_out", (1, 4, 12, 8)),)
+    assert graph.head.nodes == () and graph.head.outputs == (Output("shift_out", (1, 4, 12, 8), layer="conv"),)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +121,7 @@ def test_auto_pad_is_worked_out(toy: ToyModel, tmp_path: Path, auto_pad: str, to
     tensor = toy.node("Conv", [toy.image.tensor, weight], "conv", strides=[2, 1], auto_pad=auto_pad)
     height -= auto_pad in ("VALID", "NOTSET")  # (12 - 5) // 2 + 1
     graph = graph_of(toy.finish(tensor), tmp_path)
-    assert graph.layers[0].inputs[0].window == Window(5, 2, 1, top)
+    assert graph.layers[0].inputs[0].reads == Window(5, 2, 1, top)
     assert graph.layers[0].out_shape == (2, height, 8) and graph.layers[0].kernel == (5, 1)
 
 
@@ -128,7 +130,7 @@ def test_groups_and_dilation(toy: ToyModel, tmp_path: Path) -> None:
     x = toy.conv(x, 4, groups=2, name="grouped")
     graph = graph_of(toy.finish(x), tmp_path)
     assert [(layer.op, layer.groups) for layer in graph.layers] == [("depthwise", 3), ("conv", 2)]
-    assert graph.layers[0].inputs[0].window == Window(3, 1, 2, 3) and graph.layers[0].height == 12
+    assert graph.layers[0].inputs[0].reads == Window(3, 1, 2, 3) and graph.layers[0].height == 12
     assert [layer.macs for layer in graph.layers] == [6 * 12 * 8 * 9, 4 * 10 * 6 * 3 * 9]
 
 
@@ -152,7 +154,7 @@ def test_what_is_made_of_constants_is_constant(toy: ToyModel, tmp_path: Path) ->
     x = toy.binary(toy.conv(toy.image, 2, pads=SAME, name="conv"), scale, "Mul", name="scaled")
     graph = graph_of(toy.finish(toy.node("Reshape", [x.tensor, shape], "flat")), tmp_path)
     assert [layer.nodes for layer in graph.layers] == [("conv", "scaled")]
-    assert graph.head.nodes == ("flat",) and graph.head.outputs == (("flat_out", (1, 2 * 12 * 8)),)
+    assert graph.head.nodes == ("flat",) and graph.head.outputs == (Output("flat_out", (1, 2 * 12 * 8)),)
 
 
 @pytest.mark.parametrize("batch", ["N", 1, None])
@@ -161,7 +163,7 @@ def test_any_batch_becomes_one(toy: ToyModel, tmp_path: Path, batch: str | int |
     del model.graph.input[:]
     model.graph.input.append(helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [batch, 3, 12, 8]))
     graph = graph_of(model, tmp_path)
-    assert graph.input_shape == (1, 3, 12, 8) and graph.head.outputs == (("fc_out", (1, 5)),)
+    assert graph.input_shape == (1, 3, 12, 8) and graph.head.outputs == (Output("fc_out", (1, 5)),)
 
 
 def test_dead_branches_are_dropped(toy: ToyModel, tmp_path: Path) -> None:
@@ -189,3 +191,107 @@ def test_layers_get_names_of_their_own(toy: ToyModel, tmp_path: Path) -> None:
     graph = graph_of(toy.finish(x), tmp_path)
     assert [layer.name for layer in graph.layers] == ["same", "same_1", "input_1", "MaxPool_6"]
     assert [sources(layer)[0] for layer in graph.layers] == [INPUT, "same", "same_1", "input_1"]
+
+
+def test_a_gate_is_a_layer_that_reads_everything_and_is_read_whole(toy: ToyModel, tmp_path: Path) -> None:
+    x = toy.conv(toy.image, 4, pads=SAME, name="conv")
+    squeezed = Feature(toy.node("GlobalAveragePool", [x.tensor], "squeeze"), 4, 1, 1)
+    gate = toy.unary(toy.conv(squeezed, 4, kernel=(1, 1), name="fc"), "Sigmoid", name="gate")
+    graph = graph_of(
+        toy.finish(toy.conv(toy.binary(x, gate, "Mul", name="excite"), 4, pads=SAME, name="after")), tmp_path
+    )
+    assert [(layer.name, layer.nodes, layer.whole) for layer in graph.layers] == [
+        ("conv", ("conv",), False),
+        ("squeeze", ("squeeze", "fc", "gate"), True),
+        ("excite", ("excite",), False),
+        ("after", ("after",), False),
+    ]
+    assert graph.layers[1].inputs == (LayerInput("conv", EVERYTHING),) and graph.layers[1].out_shape == (4, 1, 1)
+    assert graph.layers[2].inputs == (LayerInput("conv"), LayerInput("squeeze", EVERYTHING))
+    assert graph.partition_points == (0, 1, 3) and graph.head.nodes == ()
+
+
+def test_detections_leave_from_where_they_arise(toy: ToyModel, tmp_path: Path) -> None:
+    first = toy.conv(toy.image, 4, pads=SAME, name="first")
+    second = toy.pool(first, name="second")
+    boxes = [toy.conv(x, 2, pads=SAME, name=f"boxes{i}") for i, x in enumerate((first, second))]
+    flat = [toy.node("Flatten", [toy.node("Transpose", [b.tensor], perm=[0, 2, 3, 1])]) for b in boxes]
+    graph = graph_of(toy.finish(toy.node("Concat", flat, "all", axis=1), second), tmp_path)
+    assert [layer.name for layer in graph.layers] == ["first", "boxes0", "second", "boxes1"]
+    assert graph.head.inputs == ("boxes0", "boxes1")
+    assert graph.head.ops == ("Transpose", "Flatten", "Transpose", "Flatten", "Concat")
+    assert graph.head.outputs == (
+        Output("all_out", (1, 2 * 12 * 8 + 2 * 6 * 4)), Output("second_out", (1, 4, 6, 4), layer="second"),
+    )  # fmt: skip
+    assert graph.partition_points == (0, 1, 3)
+
+
+def test_a_passthrough_crosses_where_least_does(toy: ToyModel, tmp_path: Path) -> None:
+    early = toy.conv(toy.image, 2, pads=SAME, name="early")
+    x = toy.conv(early, 16, pads=SAME, name="wide1")
+    x = toy.conv(x, 4, pads=SAME, name="narrow")
+    x = toy.conv(x, 16, pads=SAME, name="wide2")
+    graph = graph_of(toy.finish(toy.conv(toy.concat([x, early], name="join"), 2, name="last")), tmp_path)
+    assert [layer.name for layer in graph.layers] == ["early", "wide1", "narrow", "wide2", "join", "last"]
+    assert graph.partition_points == (0, 1, 5)
+    assert graph.cut_points == (0, 1, 3, 5) and graph.crossing(3) == (0, 2)
+
+
+def test_transposed_convolutions_and_resizing(toy: ToyModel, tmp_path: Path) -> None:
+    x = toy.conv(toy.image, 4, pads=SAME, name="conv")
+    up = toy.node("ConvTranspose", [x.tensor, toy.constant((4, 2, 4, 4))], "up", strides=[2, 2], pads=[1, 1, 1, 1])
+    toy.weights.append(onnx.numpy_helper.from_array(np.array([1, 1, 1.5, 1], dtype=np.float32), "scales"))
+    big = toy.node("Resize", [up, "", "scales"], "big", mode="nearest", coordinate_transformation_mode="asymmetric",
+                   nearest_mode="floor")  # fmt: skip
+    graph = graph_of(toy.finish(big), tmp_path)
+    assert [(layer.op, layer.out_shape) for layer in graph.layers[1:]] == [
+        ("deconv", (2, 24, 16)),
+        ("resize", (2, 36, 16)),
+    ]
+    assert graph.layers[1].inputs[0].reads == Spread(4, 2, 1)
+    assert graph.layers[1].macs == 4 * 12 * 8 * 2 * 16
+    rows = tuple(o * 2 // 3 for o in range(36))
+    assert graph.layers[2].inputs[0].reads == Listed(rows, rows)
+
+
+def test_rows_are_followed_through_reshapes_and_transpositions(toy: ToyModel, tmp_path: Path) -> None:
+    x = toy.conv(toy.image, 6, pads=SAME, name="conv")
+    toy.weights += [
+        onnx.numpy_helper.from_array(np.array(sizes), name)
+        for name, sizes in (("apart", [1, 2, 3, 12, 8]), ("together", [1, 6, 12, 8]), ("blocks", [1, 6, 4, 3, 4, 2]))
+    ]
+    shuffled = toy.node("Transpose", [toy.node("Reshape", [x.tensor, "apart"], "apart")], "mix", perm=[0, 2, 1, 3, 4])
+    y = x._replace(tensor=toy.node("Reshape", [shuffled, "together"], "together"))
+    z = toy.node("Reshape", [toy.conv(y, 6, pads=SAME, name="next").tensor, "blocks"], "blocks")
+    z = toy.node("Transpose", [z], "inward", perm=[0, 1, 3, 5, 2, 4])
+    toy.weights.append(onnx.numpy_helper.from_array(np.array([1, 36, 4, 4]), "deep"))
+    last = Feature(toy.node("Reshape", [z, "deep"], "deep"), 36, 4, 4)
+    graph = graph_of(toy.finish(toy.conv(last, 2, kernel=(1, 1), name="last")), tmp_path)
+    assert [layer.nodes for layer in graph.layers] == [
+        ("conv", "apart", "mix", "together"), ("next",), ("blocks", "inward", "deep"), ("last",),
+    ]  # fmt: skip
+    assert graph.layers[2].inputs[0].reads == Window(3, 3) and graph.layers[2].out_shape == (36, 4, 4)
+
+
+def test_images_whose_channels_come_last(tmp_path: Path) -> None:
+    toy = ToyModel(np.random.default_rng(0), channels=12, height=8, width=3)  # (1, 12, 8, 3): rows, columns, channels
+    x = Feature(toy.node("Transpose", [toy.image.tensor], "first", perm=[0, 3, 1, 2]), 3, 12, 8)
+    graph = graph_of(toy.finish(toy.conv(x, 4, pads=SAME, name="conv")), tmp_path)
+    assert graph.input_axis == 1 and graph.image == (1, 12, 24) and graph.layers[-1].out_shape == (4, 12, 8)
+
+
+def test_zeros_around_a_convolution_are_its_padding(toy: ToyModel, tmp_path: Path) -> None:
+    toy.weights.append(onnx.numpy_helper.from_array(np.array([0, 0, 2, 1, 0, 0, 1, 1]), "sizes"))
+    padded = Feature(toy.node("Pad", [toy.image.tensor, "sizes"], "pad"), 3, 15, 10)
+    graph = graph_of(toy.finish(toy.conv(padded, 4, name="conv")), tmp_path)
+    assert [layer.name for layer in graph.layers] == ["conv"] and graph.layers[0].inputs[0].reads == Window(3, 1, 1, 2)
+
+
+def test_sizes_that_a_file_leaves_open(toy: ToyModel, tmp_path: Path) -> None:
+    model = toy.finish(toy.classifier(toy.conv(toy.image, 4, name="conv")))
+    del model.graph.input[:]
+    model.graph.input.append(helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["N", 3, "H", "W"]))
+    path = save_model(model, tmp_path)
+    assert load_model(path, (1, 3, 30, 20)).layers[0].out_shape == (4, 28, 18)
+    with pytest.raises(ModelError, match=r"has the shape \(1, 3, H, W\), not \(1, 4, 30, 20\)"):
+        load_model(path, (1, 4, 30, 20))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from distredge.errors import InputError
 from distredge.geometry.interval import Interval
 from distredge.geometry.split import Volume
+from distredge.model.graph import IMAGE
 from distredge.model.load import load_model
 from distredge.partitioning.lcpss import greedy, lcpss, scorer
 from distredge.partitioning.score import SplitScore
+from distredge.testing.branchy_models import branchy_model
 from distredge.testing.toy_models import chain, save_model
 
 
@@ -48,55 +52,56 @@ def test_no_single_cut_lowers_the_score_of_what_was_found() -> None:
     graph = load_model("vgg16")
     score = scorer(graph, 4, 0.6, 100, rng())
     found = greedy(score).locations
-    for point in graph.partition_points:
+    for point in graph.cut_points:
         if point not in found:
             assert score.scheme(tuple(sorted({*found, point}))) >= score.scheme(found)
 
 
 def test_greedy_is_near_the_best_scheme_of_a_small_model(tmp_path: Path) -> None:
     graph = load_model(save_model(chain(rng(), height=40), tmp_path))
-    inner = graph.partition_points[1:]
+    inner = graph.cut_points[1:]
     score = SplitScore(graph, 3, 100, 0.5, rng())
     best = min(score.scheme((0, *some)) for k in range(len(inner) + 1) for some in itertools.combinations(inner, k))
     assert best <= score.scheme(greedy(score).locations) <= 1.3 * best
 
 
-def test_score_by_hand(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("make", "crossing"), [(chain, 1), (branchy_model, 2)])
+def test_score_by_hand(tmp_path: Path, make: Callable[..., onnx.ModelProto], crossing: int) -> None:
     """One random decision, two providers, two volumes: count every row that is computed and sent."""
-    graph = load_model(save_model(chain(rng()), tmp_path))
-    middle = graph.partition_points[len(graph.partition_points) // 2]
-    volumes = (Volume(graph, 0, middle), Volume(graph, middle, len(graph.layers)))
+    graph = load_model(save_model(make(rng()), tmp_path))
+    points = [p for p in graph.cut_points[1:] if len(graph.crossing(p)) >= crossing]
+    middle = points[len(points) // 2]
     fractions = np.sort(rng(7).random((len(graph.layers), 1, 1)), axis=2)[:, 0, 0]
-    cuts = [int(np.rint(fractions[v.stop - 1] * v.height)) for v in volumes]
-    operations, sent = 0.0, 0.0
-    for v, (volume, cut) in enumerate(zip(volumes, cuts, strict=True)):
-        for out in (Interval(0, cut), Interval(cut, volume.height)):
-            if not out.size:
-                continue
-            part = volume.part(out)
-            operations += sum(r.size * x.macs / x.height for r, x in zip(part.rows, volume.layers, strict=True))
-            held = Interval(0, 0)
-            if v == 1:
-                held = Interval(0, cuts[0]) if out.start == 0 else Interval(cuts[0], volumes[0].height)
-            sent += (part.input.size - part.input.overlap(held).size) * graph.input_rows(volume.start)[1]
+    cuts = [int(np.rint(fraction * layer.height)) for fraction, layer in zip(fractions, graph.layers, strict=True)]
+
+    def halves(layer: int) -> list[Interval]:
+        """What each of the two providers has of a layer; of the image, nothing."""
+        height = graph.layers[layer].height
+        return [Interval(0, cuts[layer]), Interval(cuts[layer], height)] if layer != IMAGE else [Interval(0, 0)] * 2
+
+    def counted(*volumes: Volume) -> tuple[float, float]:
+        """Operations, and elements that are sent."""
+        operations, sent = 0.0, 0.0
+        for volume in volumes:
+            for i, out in enumerate(halves(volume.stop - 1)):
+                if not out.size:
+                    continue
+                part = volume.part(out)
+                operations += sum(r.size * x.macs / x.height for r, x in zip(part.rows, volume.layers, strict=True))
+                for entering, rows in zip(volume.entering, part.inputs, strict=True):
+                    missing = rows.size - rows.overlap(halves(entering)[i]).size
+                    sent += missing * graph.row_elements(entering)
+        return operations, sent
+
     pure = [SplitScore(graph, 2, 1, alpha, rng(7)) for alpha in (0.0, 1.0)]
-    layerwise, whole = graph.partition_points, (0,)
+    layerwise, whole = graph.cut_points, (0,)
     for score in pure:
         unit = abs(score.scheme(whole) - score.scheme(layerwise))
         assert unit == pytest.approx(1.0)  # the range between the extreme schemes
-    ratio = pure[0].scheme((0, middle)) / pure[0].scheme(whole)
-    everything = sum(
-        r.size * x.macs / x.height
-        for out in (Interval(0, cuts[1]), Interval(cuts[1], volumes[1].height))
-        if out.size
-        for r, x in zip(Volume(graph, 0, len(graph.layers)).part(out).rows, graph.layers, strict=True)
-    )
-    assert ratio == pytest.approx(operations / everything)
-    first = Volume(graph, 0, len(graph.layers))
-    entering = sum(first.part(o).input.size for o in (Interval(0, cuts[1]), Interval(cuts[1], first.height)) if o.size)
-    assert pure[1].scheme((0, middle)) / pure[1].scheme(whole) == pytest.approx(
-        sent / (entering * graph.input_rows(0)[1])
-    )
+    divided = counted(Volume(graph, 0, middle), Volume(graph, middle, len(graph.layers)))
+    undivided = counted(Volume(graph, 0, len(graph.layers)))
+    for score, some, all_ in zip(pure, divided, undivided, strict=True):
+        assert score.scheme((0, middle)) / score.scheme(whole) == pytest.approx(some / all_)
 
 
 @pytest.mark.parametrize(("alpha", "samples", "word"), [(1.1, 100, "alpha"), (-0.1, 100, "alpha"), (0.5, 0, "samples")])

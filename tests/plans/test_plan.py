@@ -11,11 +11,12 @@ import pytest
 
 from distredge.errors import ModelError, PlanError
 from distredge.geometry.interval import Interval
-from distredge.model.graph import LayerGraph
+from distredge.model.graph import IMAGE, LayerGraph
 from distredge.model.load import load_model
 from distredge.plans.plan import SCHEMA_FILE, ModelRef, Plan, VolumePlan, schema
 from distredge.plans.scheme import PartitionScheme
 from distredge.simulate.memory import check_memory, memory_mb
+from distredge.testing.branchy_models import branchy_model
 from distredge.testing.toy_devices import ToyProfile, toy_scenario
 from distredge.testing.toy_models import chain, save_model
 
@@ -109,7 +110,7 @@ def test_a_plan_fits_its_model_only(graph: LayerGraph) -> None:
 
 def test_a_volume_may_not_begin_inside_a_residual_block() -> None:
     graph = load_model("resnet50")
-    inside = next(i for i in range(1, len(graph.layers)) if i not in graph.partition_points)
+    inside = next(i for i in range(1, len(graph.layers)) if i not in graph.cut_points)
     names = graph.names(0, len(graph.layers))
     volumes = (
         VolumePlan(layers=names[:inside], cuts=(0, 1, graph.layers[inside - 1].height)),
@@ -126,12 +127,39 @@ def test_rows_of_each_provider(graph: LayerGraph) -> None:
     height = graph.layers[-1].height
     assert bound.owned(0, 0) == Interval(0, 1)
     assert bound.owned(0, 1) == Interval(1, height)
-    assert bound.needs(0, 0).start == 0
-    assert bound.needs(0, 1).stop == graph.input_shape[2]
+    assert [*bound.needs(0, 0)] == [*bound.needs(0, 1)] == [IMAGE]
+    assert bound.needs(0, 0)[IMAGE].start == 0
+    assert bound.needs(0, 1)[IMAGE].stop == graph.input_shape[2]
     empty = plan_for(graph, volumes=(VolumePlan(layers=graph.names(0, len(graph.layers)), cuts=(0, 0, height)),)).bind(
         graph
     )
-    assert empty.needs(0, 0).size == 0
+    assert empty.needs(0, 0) == {}
+    assert empty.part(0, 0) is None
+    # The volume after the last is the head, which gets all rows of what it reads.
+    last = len(graph.layers) - 1
+    assert bound.needs(1, 0) == {}
+    assert bound.needs(1, 1) == {last: Interval(0, height)}
+    assert bound.held(last, 1) == Interval(1, height)
+
+
+def test_a_volume_may_begin_where_several_tensors_cross(tmp_path: Path) -> None:
+    graph = load_model(save_model(branchy_model(np.random.default_rng(0)), tmp_path))
+    point = next(p for p in graph.cut_points if len(graph.crossing(p)) > 1)
+    names, before, height = graph.names(0, len(graph.layers)), graph.layers[point - 1].height, graph.layers[-1].height
+    volumes = (
+        VolumePlan(layers=names[:point], cuts=(0, 2, before)),
+        VolumePlan(layers=names[point:], cuts=(0, height, height)),
+    )
+    bound = plan_for(graph, volumes=volumes).bind(graph)
+    assert [*bound.needs(1, 0)] == [i for i in graph.crossing(point)]
+    assert bound.needs(1, 1) == {}
+    for i in graph.crossing(point):
+        assert bound.volume_of(i) == (0 if i != IMAGE else -1)
+        assert bound.needs(1, 0)[i] == Interval(0, graph.shape(i)[1])
+    for i in graph.to_head | graph.to_requester:
+        held = [bound.held(i, j) for j in range(2)]
+        assert held[0].start == 0 and held[0].stop == held[1].start and held[1].stop == graph.shape(i)[1]
+    assert bound.needs(2, 1) == {i: Interval(0, graph.shape(i)[1]) for i in sorted(graph.to_head)}
 
 
 def test_a_plan_that_does_not_fit_memory_is_refused(graph: LayerGraph) -> None:

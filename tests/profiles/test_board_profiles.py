@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distredge.errors import ProfileError
-from distredge.model.layer import Layer, LayerInput, Window
+from distredge.model.layer import Layer, LayerInput
 from distredge.model.load import load_model
+from distredge.model.rows import Window
 from distredge.profiles.board import BoardProfile, undivided_ms
 from distredge.profiles.store import load_profile
 from distredge.resources import data_dir

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from distredge.errors import ProfileError, ProfileMissingError
 from distredge.model.graph import LayerGraph
-from distredge.model.layer import Head, Layer, LayerInput, Window
+from distredge.model.layer import Head, Layer, LayerInput, Output
+from distredge.model.rows import Window
 from distredge.profiles.store import load_profile
 from distredge.profiles.table import TableFile, TableProfile, head_signature
 
@@ -31,7 +32,7 @@ LAYER = Layer(
     nodes=("conv1",),
     tensor="conv1_out",
 )
-HEAD = Head("conv1_out", ("flatten", "fc"), ("Flatten", "Gemm"), (("scores", (1, 5)),), 1280, 1285)
+HEAD = Head(("conv1",), ("flatten", "fc"), ("Flatten", "Gemm"), (Output("scores", (1, 5)),), 1280, 1285)
 GRAPH = LayerGraph("toy", "0" * 64, Path("toy.onnx"), (1, 3, 8, 8), "input", (LAYER,), HEAD)
 
 
@@ -82,7 +83,8 @@ def test_measured_points_are_met_exactly_and_others_lie_between_their_neighbours
 def test_the_head_is_looked_up_by_what_it_computes() -> None:
     measured = profile({8: 1.0})
     assert measured.head_ms(GRAPH) == 0.75
-    headless = LayerGraph("toy", "", Path(), (1, 3, 8, 8), "input", (LAYER,), Head("t", (), (), (), 0, 0))
+    made = Output("conv1_out", (1, 4, 8, 8), layer="conv1")
+    headless = LayerGraph("toy", "", Path(), (1, 3, 8, 8), "input", (LAYER,), Head((), (), (), (made,), 0, 0))
     assert measured.head_ms(headless) == 0
 
 

@@ -13,6 +13,7 @@ from distredge.runtime.message import (
     Heartbeat,
     Message,
     MessageError,
+    ResultChunk,
     RowsChunk,
     Wire,
     decode,
@@ -22,11 +23,13 @@ from distredge.runtime.message import (
     unpack,
 )
 
-CHUNK = RowsChunk("s", 3, 1, (2, 5), 0, 0.5)
+CHUNK = RowsChunk("s", 3, 1, -1, (2, 5), 0, 0.5)
+RESULT = ResultChunk("s", 3, 1, 0, 1.0, (0, 4), "int64")
 
 
 def test_a_message_and_its_payload_come_back() -> None:
     assert decode([encode(CHUNK), b"rows"]) == (CHUNK, b"rows")
+    assert decode([encode(RESULT), b"ids"]) == (RESULT, b"ids")
     assert decode([encode(Heartbeat("s", "nano-0"))]) == (Heartbeat("s", "nano-0"), b"")
 
 
@@ -36,10 +39,11 @@ def test_garbage_is_refused(frames: list[bytes]) -> None:
         decode(frames)
 
 
-@given(position=st.integers(0, len(encode(CHUNK)) - 1), byte=st.integers(0, 255))
-def test_a_damaged_header_is_a_message_or_refused(position: int, byte: int) -> None:
-    damaged = bytearray(encode(CHUNK))
-    damaged[position] = byte
+@pytest.mark.parametrize("chunk", [CHUNK, RESULT])
+@given(data=st.data(), byte=st.integers(0, 255))
+def test_a_damaged_header_is_a_message_or_refused(chunk: Message, data: st.DataObject, byte: int) -> None:
+    damaged = bytearray(encode(chunk))
+    damaged[data.draw(st.integers(0, len(damaged) - 1))] = byte
     try:
         message, _ = decode([bytes(damaged), b"rows"])
     except MessageError:
@@ -54,7 +58,10 @@ def test_a_damaged_header_is_a_message_or_refused(position: int, byte: int) -> N
         [encode(CHUNK), b""],
         [encode(CHUNK), bytes(MAX_PAYLOAD_BYTES + 1)],
         [encode(Heartbeat("s", "nano-0")), b"rows"],
-        [msgspec.msgpack.encode(["RowsChunk", "s", -1, 1, [2, 5], 0, 1.0]), b"rows"],
+        [msgspec.msgpack.encode(["RowsChunk", "s", -1, 1, 0, [2, 5], 0, 1.0]), b"rows"],
+        [msgspec.msgpack.encode(["RowsChunk", "s", 3, 1, -2, [2, 5], 0, 1.0]), b"rows"],
+        [msgspec.msgpack.encode(["ResultChunk", "s", 3, 1, 0, 1.0, [0, 4], "object"]), b"rows"],
+        [msgspec.msgpack.encode(["ResultChunk", "s", 3, 1, 0, 1.0, [-1, 4], "int64"]), b"rows"],
         [msgspec.msgpack.encode(["Pickle", "s"])],
     ],
 )
@@ -71,6 +78,14 @@ def test_values_survive_the_wire_up_to_its_precision(wire: Wire, error: float, s
     assert len(data) == packed_bytes((1, 2, 2, 4), wire)
     back = unpack(bytes(data), wire, factor, (1, 2, 2, 4))
     assert np.abs(back - values[:, :, 1:]).max() <= error * scale * 1.001
+
+
+@pytest.mark.parametrize("wire", ["float32", "float16", "int8"])
+def test_what_is_no_float_goes_as_it_is(wire: Wire) -> None:
+    ids = np.array([[2**40 + 1, -3, 0]])
+    data, factor = pack(ids, wire)
+    assert factor == 1.0
+    np.testing.assert_array_equal(np.frombuffer(data, dtype=np.int64).reshape(ids.shape), ids)
 
 
 def test_zeros_survive_int8() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from distredge.engine.base import FloatRows
 from distredge.errors import ProviderLostError, RunError
-from distredge.model.graph import LayerGraph
+from distredge.model.graph import IMAGE, LayerGraph
 from distredge.model.load import load_model
 from distredge.profiles.network import occupancy_ms
 from distredge.runtime.keys import Keys, create_keys
@@ -73,7 +73,7 @@ def test_an_emulated_run_is_no_faster_than_its_boards_and_links(graph: LayerGrap
     report = run_here(bound, scenario, random_images(graph, 3), RunOptions(emulate=True))
     assert report.max_abs_diff is None
     # Provider b: its image rows come down its link, it computes its stages one after the other, its rows go up.
-    image_rows = bound.needs(0, 1).size * graph.input_shape[1] * graph.input_shape[3] * 2
+    image_rows = bound.needs(0, 1)[IMAGE].size * graph.input_shape[1] * graph.input_shape[3] * 2
     own_rows = bound.owned(1, 1).size * graph.layers[-1].row_elements * 2
     fastest = sum(emulations(bound, scenario)["b"].hold_ms) + occupancy_ms(image_rows + own_rows, 5.0)
     assert fastest < trace(bound, scenario).latency_ms

@@ -8,19 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import zmq
 
 from distredge.engine.onnxruntime import Undivided
 from distredge.errors import InputError, ProviderLostError, RunError
-from distredge.model.graph import LayerGraph
+from distredge.model.graph import IMAGE, LayerGraph
 from distredge.model.load import load_model
 from distredge.plans.plan import BoundPlan
 from distredge.runtime import requester as requester_module
 from distredge.runtime.message import Wire
 from distredge.runtime.requester import FrameResult, Requester
-from distredge.runtime.run import RunOptions, difference, run_plan
+from distredge.runtime.run import RunOptions, difference, emulations, run_plan
 from distredge.runtime.store import ModelStore
+from distredge.testing.branchy_models import branchy_model
 from distredge.testing.providers import equal_plan, random_images, random_plan, toy_scenario
 from distredge.testing.toy_models import chain, random_model, residual, save_model
 
@@ -44,17 +46,30 @@ def run(
     return difference(bound, images, results)
 
 
-def test_random_plans_give_the_undivided_result(tmp_path: Path, start_providers: StartProviders) -> None:
+@pytest.mark.parametrize("make", [random_model, branchy_model])
+def test_random_plans_give_the_undivided_result(
+    tmp_path: Path, start_providers: StartProviders, make: Callable[..., onnx.ModelProto]
+) -> None:
     addresses = start_providers(*NAMES)
     for seed in range(12):
         rng = np.random.default_rng(seed)
         folder = tmp_path / str(seed)
         folder.mkdir()
-        bound = random_plan(rng, load_model(save_model(random_model(rng), folder)), NAMES)
+        bound = random_plan(rng, load_model(save_model(make(rng), folder)), NAMES)
         assert run(bound, addresses) <= 1e-5
 
 
-def test_several_images_under_way_do_not_mix(graph: LayerGraph, start_providers: StartProviders) -> None:
+def test_a_model_without_a_head_is_gathered_by_the_requester(tmp_path: Path, start_providers: StartProviders) -> None:
+    graph = load_model(save_model(random_model(np.random.default_rng(5), head=False), tmp_path))
+    assert not graph.head.nodes
+    assert run(equal_plan(graph, NAMES), start_providers(*NAMES)) <= 1e-5
+
+
+@pytest.mark.parametrize("make", [residual, branchy_model])
+def test_several_images_under_way_do_not_mix(
+    tmp_path: Path, start_providers: StartProviders, make: Callable[..., onnx.ModelProto]
+) -> None:
+    graph = load_model(save_model(make(np.random.default_rng(0)), tmp_path))
     assert run(equal_plan(graph, NAMES), start_providers(*NAMES), count=12, inflight=5) <= 1e-5
 
 
@@ -63,6 +78,18 @@ def test_a_coarser_wire_changes_the_result_a_little(
     graph: LayerGraph, start_providers: StartProviders, wire: Wire, tolerance: float
 ) -> None:
     assert 0.0 < run(equal_plan(graph, NAMES), start_providers(*NAMES), wire=wire) <= tolerance
+
+
+def test_an_emulated_run_gives_zeros_of_every_output(tmp_path: Path, start_providers: StartProviders) -> None:
+    addresses = start_providers(*NAMES)
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        bound = random_plan(rng, load_model(save_model(branchy_model(rng), tmp_path)), NAMES)
+        stand_ins = emulations(bound, toy_scenario(NAMES))
+        with Requester(bound, addresses, wire="float16", emulations=stand_ins) as requester:
+            (result,) = requester.stream(random_images(bound.graph, 1))
+        assert {n: x.shape for n, x in result.outputs.items()} == {o.name: o.shape for o in bound.graph.head.outputs}
+        assert not any(x.any() for x in result.outputs.values())
 
 
 def test_a_wrong_result_shows_in_the_difference(graph: LayerGraph) -> None:
@@ -83,7 +110,11 @@ def test_a_wrong_result_shows_in_the_difference(graph: LayerGraph) -> None:
     assert measured(lambda values: values[..., :1]) == math.inf
 
 
-def test_a_report_tells_what_providers_did(graph: LayerGraph, start_providers: StartProviders) -> None:
+@pytest.mark.parametrize("make", [residual, branchy_model])
+def test_a_report_tells_what_providers_did(
+    tmp_path: Path, start_providers: StartProviders, make: Callable[..., onnx.ModelProto]
+) -> None:
+    graph = load_model(save_model(make(np.random.default_rng(0)), tmp_path))
     bound = equal_plan(graph, NAMES)
     addresses = start_providers(*NAMES)
     report = run_plan(bound, toy_scenario(NAMES), addresses, random_images(graph, 3), RunOptions(verify=True))
@@ -93,8 +124,9 @@ def test_a_report_tells_what_providers_did(graph: LayerGraph, start_providers: S
     assert report.ips <= 1000 / report.latency_ms.p50 * 3
     heights = [volume.height for volume in bound.volumes]
     assert sum(totals.rows for totals in report.per_provider.values()) == sum(heights)
-    image_bytes = sum(bound.needs(0, i).size for i in range(3)) * graph.input_shape[1] * graph.input_shape[3] * 4
-    result_bytes = graph.head.out_elements * 4
+    image_needs = [needs[IMAGE] for v in range(len(heights)) for i in range(3) if IMAGE in (needs := bound.needs(v, i))]
+    image_bytes = sum(rows.size for rows in image_needs) * graph.input_shape[1] * graph.input_shape[3] * 4
+    result_bytes = sum(int(np.prod(output.shape)) for output in graph.head.outputs) * 4
     received = sum(totals.bytes_in for totals in report.per_provider.values())
     sent = sum(totals.bytes_out for totals in report.per_provider.values())
     assert received - image_bytes == sent - result_bytes > 0

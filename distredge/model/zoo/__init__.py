@@ -16,7 +16,10 @@ from distredge.errors import DependencyError, UnknownNameError
 if TYPE_CHECKING:
     from torch import nn
 
-NAMES = ("mobilenet_v1", "mobilenet_v2", "resnet50", "squeezenet1_1", "vgg16")
+NAMES = (
+    "densenet121", "inception_v1", "inception_v3", "mobilenet_v1", "mobilenet_v2", "openpose", "resnet101", "resnet18",
+    "resnet34", "resnet50", "squeezenet1_1", "ssd_resnet50", "ssd_vgg16", "vgg16", "vgg19", "voxelnet", "yolov2",
+)  # fmt: skip
 """Names of the models, each that of its file."""
 
 
@@ -24,23 +27,26 @@ NAMES = ("mobilenet_v1", "mobilenet_v2", "resnet50", "squeezenet1_1", "vgg16")
 class ZooEntry:
     """A model of the zoo.
 
-    `input_shape` is (1, channels, height, width); `build` makes the module with its seeded weights, in
-    evaluation mode; `paper` is where the architecture was published.
+    `input_shape` is (1, channels, height, width), or (1, channels, depth, height, width) of a 3-D model; `build`
+    makes the module with its seeded weights, in evaluation mode; `paper` is where the architecture was published.
     """
 
     name: str
     task: str
-    input_shape: tuple[int, int, int, int]
+    input_shape: tuple[int, ...]
     paper: str
     build: Callable[[], nn.Module]
 
 
 def source_files(name: str) -> tuple[Path, ...]:
-    """The files that decide what the model `name` is; raises `UnknownNameError`."""
+    """The files that decide what the model `name` is; raises `UnknownNameError`.
+
+    What models share (`_*.py`) counts for all: too many exports after a change there, but never a stale one.
+    """
     if name not in NAMES:
         raise UnknownNameError("model", name, NAMES, "(or give a path to an .onnx file)")
     folder = Path(__file__).parent
-    return folder / f"{name}.py", folder / "weights.py"
+    return folder / f"{name}.py", folder / "weights.py", *sorted(folder.glob("_[!_]*.py"))
 
 
 def zoo_entry(name: str) -> ZooEntry:
