@@ -78,38 +78,47 @@ class Problem(NamedTuple):
     message_ms: float
 
 
+START, END, SIZE, UP, PACE = 0, 1, 2, 3, 4
+"""What is noted of a message: when it enters and has left its sender's uplink, its bytes, that link's ms a byte and
+quanta a ms."""
+
 HEAD, REQUESTER = 0, 1
 """Who gets a tensor that leaves for good: columns of `Problem.exit_to`, and of a state's last row."""
 
 
 @njit(cache=True, inline="always")
-def drain(count, start, end, size, up, free, down, quantum):  # type: ignore[no-untyped-def]
-    """Time at which a downlink, free from `free` on, has passed on `count` messages."""
+def drain(messages, box, count, free, down, quantum):  # type: ignore[no-untyped-def]
+    """Time at which a downlink, free from `free` on, has passed on the `count` messages of a box."""
     total = 0.0
     for k in range(count):
-        total += size[k]
+        total += messages[SIZE, box, k]
     done = free + total * down
     for k in range(count):
-        first = min(quantum, size[k])
-        done = max(done, end[k] + first * down)
-        came = start[k] + first * up[k]
+        size, up = messages[SIZE, box, k], messages[UP, box, k]
+        first = min(quantum, size)
+        done = max(done, messages[END, box, k] + first * down)
+        came = messages[START, box, k] + first * up
         if came > free:
             arrived = 0.0
             for m in range(count):
                 if m != k:  # what arrives at the same moment counts as before if its sender stands before
                     moment = came + TIE_MS if m < k else came - TIE_MS
-                    if moment >= end[m]:
-                        arrived += size[m]
-                    elif moment > start[m]:
-                        arrived += quantum * np.floor((moment - start[m]) / (quantum * up[m]))
+                    start = messages[START, box, m]
+                    if moment >= messages[END, box, m]:
+                        arrived += messages[SIZE, box, m]
+                    elif moment > start:
+                        arrived += quantum * int((moment - start) * messages[PACE, box, m])
             done = max(done, came + (total - arrived) * down)
     return done
 
 
 @njit(cache=True)
 def make_scratch(providers):  # type: ignore[no-untyped-def]
-    """Working memory: messages (start, end, bytes, uplink) by receiver, then the head's and the requester's; counts."""
-    return np.empty((4, providers + 2, providers + 1)), np.zeros(providers + 2, dtype=np.int64)
+    """Working memory of `advance` and `finish`.
+
+    What is noted of messages (`START` ..) by receiver, then the head's and the requester's; their counts; bytes by receiver.
+    """
+    return np.empty((5, providers + 2, providers + 1)), np.zeros(providers + 2, dtype=np.int64), np.zeros(providers)
 
 
 @njit(cache=True)
@@ -123,32 +132,30 @@ def make_state(providers):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, inline="always")
-def send(state, scratch, i, receiver, ready, size, up):  # type: ignore[no-untyped-def]
+def send(state, scratch, i, receiver, ready, size, up, quantum):  # type: ignore[no-untyped-def]
     """Queue a message on the uplink of `i`."""
-    messages, counts = scratch
+    messages, counts, _ = scratch
     k = counts[receiver]
     start = max(ready, state[1, i])
     state[1, i] = start + size * up
-    messages[0, receiver, k] = start
-    messages[1, receiver, k] = state[1, i]
-    messages[2, receiver, k] = size
-    messages[3, receiver, k] = up
+    messages[START, receiver, k] = start
+    messages[END, receiver, k] = state[1, i]
+    messages[SIZE, receiver, k] = size
+    messages[UP, receiver, k] = up
+    messages[PACE, receiver, k] = 1.0 / (quantum * up) if up > 0.0 else 0.0
     counts[receiver] = k + 1
 
 
 @njit(cache=True, inline="always")
 def receive(problem, state, scratch, box, node):  # type: ignore[no-untyped-def]
     """When the node has got what lies in a box, over its downlink."""
-    messages, counts = scratch
-    done = drain(
-        counts[box], messages[0, box], messages[1, box], messages[2, box], messages[3, box],
-        state[2, node], problem.down[node], problem.quantum_bytes,
-    )  # fmt: skip
+    messages, counts, _ = scratch
+    done = drain(messages, box, counts[box], state[2, node], problem.down[node], problem.quantum_bytes)
     state[2, node] = done
     return done + problem.message_ms
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def send_exits(problem, v, cuts, i, head, state, scratch):  # type: ignore[no-untyped-def]
     """Queue what provider `i` owns of the tensors by which volume `v` is left for good."""
     providers = cuts.shape[1] - 1
@@ -159,13 +166,13 @@ def send_exits(problem, v, cuts, i, head, state, scratch):  # type: ignore[no-un
                 rows = problem.exit_cuts[x, cuts[v, i + 1]] - problem.exit_cuts[x, cuts[v, i]]
                 size += rows * problem.exit_bytes[x]
         if size > 0.0 and not (to == HEAD and i == head):
-            send(state, scratch, i, providers + to, state[0, i], size, problem.up[i])
+            send(state, scratch, i, providers + to, state[0, i], size, problem.up[i], problem.quantum_bytes)
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def receive_exits(problem, head, state, scratch):  # type: ignore[no-untyped-def]
     """Let the head and the requester get what was queued for them; they serve it after their other messages."""
-    _, counts = scratch
+    counts = scratch[1]
     providers = counts.shape[0] - 2
     for to in range(2):
         if counts[providers + to] > 0:
@@ -179,32 +186,38 @@ def advance(problem, v, cuts, head, state, scratch):  # type: ignore[no-untyped-
 
     What the volume before sends to `head` and to the requester is left out where the head is not known (-1).
     """
-    counts = scratch[1]
+    _, counts, sizes = scratch
     providers = cuts.shape[1] - 1
-    begin, end = problem.enter_at[v], problem.enter_at[v + 1]
-    counts[:] = 0
-    for i in range(providers + 1):
-        for j in range(providers):
-            a, b = cuts[v, j], cuts[v, j + 1]
-            if a == b or i == j:
-                continue
-            size = 0.0
-            for e in range(begin, end):
-                u = problem.enter_from[e]
-                if u < 0:
-                    if i < providers:
-                        continue
-                    rows = problem.need_stop[e, b] - problem.need_start[e, a]
-                else:
-                    if i == providers or cuts[u, i] == cuts[u, i + 1]:
-                        continue
-                    low, high = problem.enter_cuts[e, cuts[u, i]], problem.enter_cuts[e, cuts[u, i + 1]]
-                    rows = min(high, problem.need_stop[e, b]) - max(low, problem.need_start[e, a])
+    exits = v > 0 and head >= 0 and problem.exit_at[v] > problem.exit_at[v - 1]
+    for j in range(providers + 2):
+        counts[j] = 0
+    for i in range(providers if v == 0 else 0, providers + 1):
+        any_rows = False
+        for e in range(problem.enter_at[v], problem.enter_at[v + 1]):
+            u = problem.enter_from[e]
+            if u < 0:
+                if i < providers:
+                    continue
+                low, high = 0, 1 << 40
+            else:
+                if i == providers or cuts[u, i] == cuts[u, i + 1]:
+                    continue
+                low, high = problem.enter_cuts[e, cuts[u, i]], problem.enter_cuts[e, cuts[u, i + 1]]
+            for j in range(providers):
+                a, b = cuts[v, j], cuts[v, j + 1]
+                if a == b or i == j:
+                    continue
+                rows = min(high, problem.need_stop[e, b]) - max(low, problem.need_start[e, a])
                 if rows > 0:
-                    size += rows * problem.enter_bytes[e]
-            if size > 0.0:
-                send(state, scratch, i, j, state[0, i], size, problem.up[i])
-        if v > 0 and head >= 0 and i < providers and problem.exit_at[v] > problem.exit_at[v - 1]:
+                    sizes[j] += rows * problem.enter_bytes[e]
+                    any_rows = True
+        if any_rows:
+            ready, up = state[0, i], problem.up[i]
+            for j in range(providers):
+                if sizes[j] > 0.0:
+                    send(state, scratch, i, j, ready, sizes[j], up, problem.quantum_bytes)
+                    sizes[j] = 0.0
+        if exits and i < providers:
             send_exits(problem, v - 1, cuts, i, head, state, scratch)
     for j in range(providers):
         a, b = cuts[v, j], cuts[v, j + 1]
@@ -214,7 +227,7 @@ def advance(problem, v, cuts, head, state, scratch):  # type: ignore[no-untyped-
         if counts[j] > 0:
             start = max(start, receive(problem, state, scratch, j, j))
         state[0, j] = start + problem.compute_ms[problem.compute_at[v, j] + a * (problem.heights[v] + 1) + b]
-    if v > 0 and head >= 0:
+    if exits:
         receive_exits(problem, head, state, scratch)
 
 
@@ -233,7 +246,8 @@ def finish(problem, cuts, head, state, scratch):  # type: ignore[no-untyped-def]
     """Latency of the frame: what the last volume is left by is sent, the head runs, its result is sent."""
     counts = scratch[1]
     last, providers = cuts.shape[0] - 1, cuts.shape[1] - 1
-    counts[:] = 0
+    for j in range(providers + 2):
+        counts[j] = 0
     for i in range(providers):
         if cuts[last, i] < cuts[last, i + 1]:
             send_exits(problem, last, cuts, i, head, state, scratch)
@@ -241,8 +255,17 @@ def finish(problem, cuts, head, state, scratch):  # type: ignore[no-untyped-def]
     if problem.result_bytes < 0.0:
         return state[3, REQUESTER]
     ready = max(state[0, head], state[3, HEAD]) + problem.head_ms[head]
-    counts[:] = 0
-    send(state, scratch, head, providers + REQUESTER, ready, problem.result_bytes, problem.up[head])
+    counts[providers + REQUESTER] = 0
+    send(
+        state,
+        scratch,
+        head,
+        providers + REQUESTER,
+        ready,
+        problem.result_bytes,
+        problem.up[head],
+        problem.quantum_bytes,
+    )
     return max(state[3, REQUESTER], receive(problem, state, scratch, providers + REQUESTER, providers))
 
 

@@ -192,7 +192,7 @@ def _arrived_by(time: float, message: Transfer, per_byte: float) -> float:
         return message.payload_bytes
     if time <= message.start_ms:
         return 0.0
-    return QUANTUM_BYTES * math.floor((time - message.start_ms) / (QUANTUM_BYTES * per_byte))
+    return QUANTUM_BYTES * math.floor((time - message.start_ms) * (1.0 / (QUANTUM_BYTES * per_byte)))
 
 
 def trace(

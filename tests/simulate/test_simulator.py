@@ -139,8 +139,10 @@ def test_two_senders_share_the_receivers_link(folder: Path) -> None:
 def test_messages_that_arrive_together_queue_one_behind_the_other(count: int) -> None:
     """Equal messages of 10 quanta at 1 ms a byte on both links: the first quantum passes, then all bytes."""
     quantum, size = 4.0, 40.0
-    start, up = np.zeros(count), np.ones(count)
-    done = kernel.drain(count, start, start + size, np.full(count, size), up, 0.0, 1.0, quantum)
+    state, scratch = np.zeros((4, 4)), kernel.make_scratch(3)
+    for sender in range(count):
+        kernel.send(state, scratch, sender, 3, 0.0, size, 1.0, quantum)
+    done = kernel.drain(scratch[0], 3, count, 0.0, 1.0, quantum)
     assert done == pytest.approx(quantum + count * size)
 
 
