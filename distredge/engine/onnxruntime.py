@@ -13,6 +13,7 @@ import onnxruntime as ort
 from distredge.engine.base import Engine, FloatRows, HeadEngine
 from distredge.engine.slicing import UnsteadyGeometryError, has_all_rows, part_model, volume_model
 from distredge.engine.subgraph import OnnxSource, head_model
+from distredge.errors import RunError
 from distredge.geometry.interval import Interval
 from distredge.geometry.split import Volume
 from distredge.model.graph import LayerGraph
@@ -130,11 +131,17 @@ class Undivided:
 
 
 def session(model: str | bytes, threads: int, weights_folder: Path | None = None) -> ort.InferenceSession:
-    """A session of a model's file or bytes; in bytes, external weights are looked for in `weights_folder`."""
+    """A session of a model's file or bytes; in bytes, external weights are looked for in `weights_folder`.
+
+    Raises `RunError` if ONNX Runtime refuses the model.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     if weights_folder is not None:
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(weights_folder.resolve()))
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+    except Exception as exc:  # its errors have no common base of their own
+        raise RunError(f"ONNX Runtime refuses the model: {' '.join(str(exc).split())[:300]}") from exc

@@ -58,6 +58,7 @@ def read_model(
     model = _parse(path)
     model.ir_version = max(model.ir_version, 8)  # before 4, initializers had to be inputs too
     _load_small(model, path)
+    _check_constants(model, path)
     weights = _detach(model)
     _sort_nodes(model, path)
     _name_nodes(model)
@@ -146,6 +147,17 @@ def _load_small(model: onnx.ModelProto, path: Path) -> None:
                 raise ModelError(f"'{path}': the weights of '{tensor.name}' cannot be read: {_line(error)}") from error
             tensor.data_location = onnx.TensorProto.DEFAULT
             del tensor.external_data[:]
+
+
+def _check_constants(model: onnx.ModelProto, path: Path) -> None:
+    """Refuse constants whose data does not fit their shape."""
+    held = [a.t for node in model.graph.node for a in node.attribute if a.type == onnx.AttributeProto.TENSOR]
+    for tensor in (*model.graph.initializer, *held):
+        if not external_data_helper.uses_external_data(tensor):
+            try:
+                numpy_helper.to_array(tensor)
+            except Exception as error:  # whatever a damaged tensor makes NumPy or protobuf say
+                raise ModelError(f"'{path}': the constant '{tensor.name}' is damaged: {_line(error)}") from error
 
 
 def _detach(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:

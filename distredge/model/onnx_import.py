@@ -148,7 +148,7 @@ def _divide(source: OnnxGraph) -> tuple[list[onnx.NodeProto], list[onnx.NodeProt
     for node in reversed(nodes):
         if tensors.types.get(node.output[0]) in PORTABLE or sendable.intersection(node.output):
             sendable.update((node.output[0], *(analysis.nodes[node.name].reads if node.name in analysis.nodes else ())))
-        made = analysis.nodes.get(node.name) if node.op_type in HEAVY else None
+        made = analysis.nodes.get(node.name) if node.op_type in HEAVY | {"MatMul"} else None
         heavy = made and tensors.shapes[node.output[0]][made.axis] > 1 and macs(node, tensors) > light
         if heavy or leads_on.intersection(node.output):
             leads_on.update(tensors.activations(node))

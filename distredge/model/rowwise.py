@@ -233,7 +233,7 @@ def _slice(facts: _Facts) -> RowWise | None:
 def _transpose(facts: _Facts) -> RowWise | None:
     axis, rank = facts.rows(), len(facts.shape())
     perm = list(facts.get("perm", list(range(rank))[::-1]))
-    return None if axis is None else facts.one(perm.index(axis))
+    return None if axis is None or sorted(perm) != list(range(rank)) else facts.one(perm.index(axis))
 
 
 def _reshape(facts: _Facts) -> RowWise | None:
@@ -334,7 +334,9 @@ def row_matrix(facts: _Facts, axis: int) -> Matrix | None:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     try:
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
         made = session.run(None, {"x": np.eye(height, dtype=np.float32)[None, None]})[0]
     except Exception:  # whatever it is that this operator does not like, it stays whole
         return None

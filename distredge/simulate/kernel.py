@@ -116,7 +116,8 @@ def drain(messages, box, count, free, down, quantum):  # type: ignore[no-untyped
 def make_scratch(providers):  # type: ignore[no-untyped-def]
     """Working memory of `advance` and `finish`.
 
-    What is noted of messages (`START` ..) by receiver, then the head's and the requester's; their counts; bytes by receiver.
+    What is noted of messages (`START` ..) by receiver, then the head's and the requester's; their counts; bytes by
+    receiver.
     """
     return np.empty((5, providers + 2, providers + 1)), np.zeros(providers + 2, dtype=np.int64), np.zeros(providers)
 

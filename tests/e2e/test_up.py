@@ -42,6 +42,21 @@ def test_every_methods_plan_gives_the_undivided_models_result(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("model", ["yolov2", "ssd_resnet50", "inception_v3"])
+def test_passthroughs_detectors_and_branches_over_real_sockets(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
+) -> None:
+    plan = tmp_path / "plan.json"
+    made = call_json(capsys, "plan", model, "--scenario", "na-nano", "--method", "equal", "--out", plan)
+    assert len(made["volumes"]) > 1
+    data = call_json(capsys, "up", plan, "--verify", "--images", 2)
+    assert data["max_abs_diff"] <= 1e-4
+    coarse = call_json(capsys, "up", plan, "--verify", "--images", 1, "--wire", "float16")
+    assert data["max_abs_diff"] < coarse["max_abs_diff"] < 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_an_emulated_run_is_not_faster_than_its_links_and_boards_allow(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from distredge.errors import ModelError, UnsupportedOperatorError
 from distredge.model.load import load_model
-from distredge.testing.toy_models import Feature, ToyModel, chain, save_model
+from distredge.testing.toy_models import Feature, ToyModel, chain, random_model, save_model
 
 SAME = (1, 1, 1, 1)
 
@@ -155,6 +158,26 @@ def test_a_cut_off_file(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(ModelError, match="is not an ONNX file"):
         load_model(path)
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=150)
+def test_a_damaged_file_is_refused_in_one_line_or_still_a_model(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    data = bytearray(random_model(rng).SerializeToString())
+    for _ in range(int(rng.integers(1, 4))):
+        at = int(rng.integers(len(data)))
+        if rng.random() < 0.3:
+            del data[at : at + int(rng.integers(1, 40))]
+        else:
+            data[at % len(data)] = int(rng.integers(256))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "damaged.onnx"
+        path.write_bytes(data)
+        try:
+            load_model(path)
+        except ModelError as error:
+            assert "\n" not in str(error)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
