@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -99,16 +100,16 @@ class LayerGraph:
         """`partition_points` and, between two of them, the places where what crosses is locally smallest.
 
         There several tensors cross (staged branches, a passthrough, a pyramid): before what crosses grows again. The
-        inside of a residual block has no such place.
+        inside of a residual block has no such place. Before and behind a whole layer is always one if it can be.
         """
-        sizes = [self._crossing_elements(p) for p in range(len(self.layers))]
-        single = set(self.partition_points)
-        several = {
+        sizes = [_size(self._crossing_elements(p)) for p in range(len(self.layers))]
+        several = (
             p
             for p in range(1, len(self.layers) - 1)
-            if p not in single and _size(sizes[p]) <= _size(sizes[p - 1]) and _size(sizes[p]) < _size(sizes[p + 1])
-        }
-        return tuple(sorted(single | several))
+            if sizes[p] < math.inf
+            and (sizes[p - 1] >= sizes[p] < sizes[p + 1] or self.layers[p].whole or self.layers[p - 1].whole)
+        )
+        return tuple(sorted({*self.partition_points, *several}))
 
     def _crossing_elements(self, point: int) -> float | None:
         """How many elements cross before `point`; None where a volume cannot begin."""
@@ -127,4 +128,4 @@ class LayerGraph:
 
 
 def _size(elements: float | None) -> float:
-    return float("inf") if elements is None else elements
+    return math.inf if elements is None else elements
