@@ -11,7 +11,8 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from distredge.engine.base import Engine, FloatRows, HeadEngine
-from distredge.engine.slicing import UnsteadyGeometryError, has_all_rows, part_model, volume_model
+from distredge.engine.row_graph import UnsteadyGeometryError
+from distredge.engine.slicing import has_all_rows, part_model, volume_model
 from distredge.engine.subgraph import OnnxSource, head_model
 from distredge.errors import RunError
 from distredge.geometry.interval import Interval

@@ -10,7 +10,7 @@ slices are run-time inputs, and a new split builds nothing. Both are the same wa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,43 +18,20 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto
 
-from distredge.engine.subgraph import OnnxSource, SubGraph, with_rows
+from distredge.engine.row_graph import Formula, RowGraph, Span, UnsteadyGeometryError
+from distredge.engine.subgraph import OnnxSource, with_rows
 from distredge.geometry.interval import Interval
 from distredge.geometry.split import SplitPart, Volume
 from distredge.model.graph import IMAGE
 from distredge.model.layer import Layer
 from distredge.model.operators import WINDOWED, attribute, set_attributes, window
-from distredge.model.rows import ROW_BY_ROW, IntArray, RowMap, Spread, Window
-from distredge.model.rowwise import LAYOUT, RowWise
+from distredge.model.rows import ROW_BY_ROW, IntArray, Spread, Window
+from distredge.model.rowwise import ELEMENTWISE, LAYOUT, RowWise
 
 _END = np.iinfo(np.int64).max
 
-Formula = Callable[[int, int], npt.NDArray[Any]]
-"""A value of the geometry for the part that starts at one place of the domain and stops at another."""
-
-
-class UnsteadyGeometryError(Exception):
-    """A layer's rows cannot be a run-time matter; the part has to be cut by itself."""
-
-
-@dataclass(frozen=True)
-class Span:
-    """Rows of a tensor over a set of parts: where they start by the parts' starts, where they stop by their stops."""
-
-    starts: IntArray
-    stops: IntArray
-
-    def read(self, reads: RowMap, height: int) -> Span:
-        """Rows of an input of `height` rows that these read."""
-        return Span(reads.starts(self.starts, height), reads.stops(self.stops, height))
-
-    def same(self, other: Span) -> bool:
-        """Whether the rows are equal for all parts."""
-        return bool(np.array_equal(self.starts, other.starts) and np.array_equal(self.stops, other.stops))
-
-    def rows(self, a: int, b: int) -> int:
-        """How many rows the part has that starts at `a` and stops at `b` of the domain."""
-        return int(self.stops[b] - self.starts[a])
+_BY_ELEMENT = ELEMENTWISE - {"BatchNormalization", "Dropout"} | {"Concat"}
+"""Operators whose constants may have rows."""
 
 
 @dataclass(frozen=True)
@@ -99,90 +76,73 @@ def has_all_rows(part: SplitPart) -> bool:
     return all(rows.size for rows in (*part.rows, *part.outputs))
 
 
-class _Cutter:
+class _Cutter(RowGraph):
     """Places a volume's layers one after the other, each with the rows that the parts compute of it."""
 
     def __init__(
         self, source: OnnxSource, volume: Volume, spans: Sequence[Span], owned: Sequence[Span], runtime: bool
     ) -> None:
-        self._source, self._volume, self._runtime = source, volume, runtime
-        self._graph = SubGraph(source)
+        super().__init__(source, runtime)
+        self._volume = volume
         count = len(volume.entering)
         self._entering = dict(zip((self._tensor(i) for i in volume.entering), spans[:count], strict=True))
         self._rows = list(spans[count:])
         self._owned = dict(zip(volume.leaving, owned, strict=True))
-        self._features = dict(self._entering)
-        self._formulas: dict[str, Formula] = {}
-        self._sliced: dict[tuple[str, bytes], str] = {}
+        self.features.update(self._entering)
 
     def cut(self) -> CutVolume:
         """The finished sub-graph."""
         for tensor, span in self._entering.items():
-            self._graph.enter(tensor, self._fixed(span))
+            self.enter(tensor, self.fixed(span))
         for layer, span in zip(self._volume.layers, self._rows, strict=True):
-            if self._runtime or span.rows(0, 0) > 0:
+            if self.runtime or span.rows(0, 0) > 0:
                 self._place(layer, span)
         for i, span in self._owned.items():
             layer = self._volume.graph.layers[i]
-            if self._runtime or span.rows(0, 0) > 0:
-                self._graph.leave(self._rows_of(layer.tensor, span), layer.tensor, self._fixed(span))
-        return CutVolume(self._graph.model(), self._formulas)
+            if self.runtime or span.rows(0, 0) > 0:
+                self.leave(self.rows_of(layer.tensor, span), layer.tensor, self.fixed(span))
+        return CutVolume(self.model(), self.formulas)
 
     def _tensor(self, layer: int) -> str:
         graph = self._volume.graph
         return graph.input_tensor if layer == IMAGE else graph.layers[layer].tensor
 
-    def _fixed(self, span: Span) -> int | None:
-        """The number of rows if it is the same for all parts that the sub-graph is for."""
-        return None if self._runtime else span.rows(0, 0)
-
-    def _value(self, name: str, formula: Formula, kind: int = TensorProto.INT64) -> str:
-        """Name of a tensor that holds a value of the geometry."""
-        if not self._runtime:
-            return self._graph.constant(name, formula(0, 0))
-        self._formulas[name] = formula
-        shapes = {formula(a, b).shape for a, b in ((0, 0), (0, -1), (-1, -1))}
-        one = next(iter(shapes))
-        return self._graph.argument(name, kind, one if len(shapes) == 1 else [None] * len(one))
-
     def _place(self, layer: Layer, span: Span) -> None:
         """Append a layer's nodes so that they make exactly the rows `span`."""
         for name in layer.nodes:
             node = NodeProto()
-            node.CopyFrom(self._source.nodes[name])
-            made = self._source.graph.analysis.nodes.get(name)
+            node.CopyFrom(self.source.nodes[name])
+            made = self.source.graph.analysis.nodes.get(name)
             if made is None:
                 self._place_whole(node)
             else:
                 self._place_rows(node, made, span)
-        for name in node.output:
-            self._features.pop(name, None)
-        self._features[layer.tensor] = span
+        self.features[layer.tensor] = span
 
     def _place_whole(self, node: NodeProto) -> None:
         for i, tensor in enumerate(node.input):
-            if tensor in self._features:
-                have = self._features[tensor]
-                whole = Span(np.zeros_like(have.starts), np.full_like(have.stops, self._source.height(tensor)))
-                node.input[i] = self._rows_of(tensor, whole)
-        self._graph.add(node)
+            if tensor in self.features:
+                have = self.features[tensor]
+                whole = Span(np.zeros_like(have.starts), np.full_like(have.stops, self.source.height(tensor)))
+                node.input[i] = self.rows_of(tensor, whole)
+        self.add(node)
 
     def _place_rows(self, node: NodeProto, made: RowWise, span: Span) -> None:
         """Append a row-wise node that makes the rows `span`."""
         wants: dict[str, Span] = {}
         for i, tensor in enumerate(node.input):
-            if tensor in self._features:
+            if tensor in self.features:
                 reads = made.reads.get(tensor, ROW_BY_ROW)
-                wants[tensor] = span.read(reads, self._source.height(tensor))
-                node.input[i] = self._rows_of(tensor, wants[tensor])
-            elif tensor in self._source.graph.tensors.constants and made.axis < len(self._source.shape(node.output[0])):
+                wants[tensor] = span.read(reads, self.source.height(tensor))
+                node.input[i] = self.rows_of(tensor, wants[tensor])
+            elif tensor in self.source.graph.tensors.constants:
                 node.input[i] = self._constant_rows(node, made, tensor, span)
         want = next(iter(wants.values()), span)
         if node.op_type in WINDOWED:
             self._place_windowed(node, made, span, want)
         elif node.op_type == "ConvTranspose":
             self._place_transposed(node, made, span, want)
-        elif node.name in self._source.graph.analysis.matrices:
+        elif node.name in self.source.graph.analysis.matrices:
             self._place_by_matrix(node, made, span, want)
         elif node.op_type in LAYOUT - {"Transpose"} or node.op_type == "DepthToSpace":
             self._place_blocks(node, made, span, want)
@@ -191,72 +151,25 @@ class _Cutter:
         elif node.op_type == "Slice":
             self._place_slice(node, made)
         elif node.op_type == "Expand":
-            shape = with_rows(self._source.shape(node.output[0]), made.axis, 1)
-            node.input[1] = self._graph.constant(f"{node.output[0]}/shape", np.array(shape, dtype=np.int64))
-            self._graph.add(node)
+            shape = with_rows(self.source.shape(node.output[0]), made.axis, 1)
+            node.input[1] = self.constant(f"{node.output[0]}/shape", np.array(shape, dtype=np.int64))
+            self.add(node)
         else:
-            self._graph.add(node)
+            self.add(node)
 
     def _constant_rows(self, node: NodeProto, made: RowWise, tensor: str, span: Span) -> str:
-        """An element-wise constant that differs from row to row, its rows cut as well."""
-        shape, out = self._source.graph.tensors.shapes.get(tensor, ()), self._source.shape(node.output[0])
+        """A constant that differs from row to row, its rows cut as well."""
+        shape, out = self.source.graph.tensors.shapes.get(tensor, ()), self.source.shape(node.output[0])
         own = made.axis - (len(out) - len(shape))
-        plain = node.op_type in WINDOWED or node.op_type in ("ConvTranspose", "BatchNormalization", "MatMul", "Gather")
-        if plain or own < 0 or shape[own] != out[made.axis] or out[made.axis] == 1:
-            return tensor
-        if node.op_type not in ("Concat", "Where") and len(made.reads) + len(node.input) < 2:
+        if node.op_type not in _BY_ELEMENT or own < 0 or shape[own] != out[made.axis] or out[made.axis] == 1:
             return tensor
         whole = Span(np.zeros_like(span.starts), np.full_like(span.stops, out[made.axis]))
-        return self._slice(tensor, own, whole, span)
-
-    def _rows_of(self, tensor: str, want: Span) -> str:
-        """Name of a tensor that holds exactly the rows `want` of a feature map."""
-        have, axis = self._features[tensor], self._source.axis(tensor)
-        if have.same(want) or axis is None:
-            return tensor
-        return self._slice(tensor, axis, have, want)
-
-    def _slice(self, tensor: str, axis: int, have: Span, want: Span) -> str:
-        """The rows `want` of a tensor of which the rows `have` are there."""
-        key = (tensor, want.starts.tobytes() + want.stops.tobytes())
-        if key not in self._sliced:
-            result = f"{tensor}/rows{len(self._sliced)}"
-
-            def start(a: int, b: int) -> npt.NDArray[Any]:
-                return np.array([want.starts[a] - have.starts[a]])
-
-            def stop(a: int, b: int) -> npt.NDArray[Any]:
-                return np.array([want.stops[b] - have.starts[a]])
-
-            self._sliced[key] = self._add_slice(tensor, axis, start, stop, result)
-        return self._sliced[key]
-
-    def _add_slice(self, tensor: str, axis: int, start: Formula, stop: Formula, result: str) -> str:
-        if self._source.opset < 10:
-            if self._runtime:
-                raise UnsteadyGeometryError("slices were fixed before operator set 10")
-            starts, ends = start(0, 0).tolist(), stop(0, 0).tolist()
-            return self._graph.make("Slice", [tensor], result, starts=starts, ends=ends, axes=[axis])
-        names = [self._value(f"{result}/start", start), self._value(f"{result}/stop", stop)]
-        return self._graph.make(
-            "Slice", [tensor, *names, self._graph.constant(f"{result}/axis", np.array([axis]))], result
-        )
-
-    def _padding(self, reads: Window, span: Span, want: Span) -> tuple[IntArray, IntArray, IntArray]:
-        """Rows of padding above (by the parts' starts) and below (by their stops), and output rows ahead.
-
-        Output rows that lie wholly in padding need no input and get the border row. So that it takes part, rows ahead
-        of them or behind them are computed too, by whole strides, and dropped again.
-        """
-        first, last = span.starts * reads.stride - reads.pad_top, (span.stops - 1) * reads.stride - reads.pad_top
-        top = want.starts - first
-        ahead = np.maximum(0, -(top // reads.stride))
-        return top + ahead * reads.stride, last + reads.extent - want.stops, ahead
+        return self.take_rows(tensor, own, whole, span)
 
     def _place_windowed(self, node: NodeProto, made: RowWise, span: Span, want: Span) -> None:
         """Append a convolution or pooling that reads only the rows it needs, padded only beyond the true border."""
         spatial = made.axis - 2
-        top, bottom, ahead = self._padding(window(node, spatial), span, want)
+        top, bottom, ahead = self.padding(window(node, spatial), span, want)
         pads = list(attribute(node, "pads", None))
         low, high = spatial, spatial + len(pads) // 2
         result = node.output[0]
@@ -264,27 +177,17 @@ class _Cutter:
         bottom = np.maximum(bottom, 0)
         if extra:
             node.output[0] = f"{result}/with_border"
-        if self._runtime:
+        if self.runtime:
             pads[low] = pads[high] = 0
             if top.any() or bottom.any():
                 self._place_padded_at_run_time(node, made, span, (top, bottom), pads, extra)
             else:
-                self._graph.add(self._with_pads(node, pads))
+                self.add(self._with_pads(node, pads))
         else:
             pads[low], pads[high] = int(top[0]), int(bottom[0])
             self._place_padded(node, pads)
         if extra:
-            self._drop_border(f"{result}/with_border", made.axis, ahead, span, result)
-
-    def _drop_border(self, tensor: str, axis: int, ahead: IntArray, span: Span, result: str) -> None:
-        """Of rows that begin `ahead` of what is wanted, take what is wanted."""
-        self._add_slice(
-            tensor,
-            axis,
-            lambda a, b: np.array([ahead[a]]),
-            lambda a, b: np.array([ahead[a] + span.rows(a, b)]),
-            result,
-        )
+            self.drop_border(f"{result}/with_border", made.axis, ahead, span, result)
 
     def _with_pads(self, node: NodeProto, pads: Sequence[int]) -> NodeProto:
         set_attributes(node, pads=list(pads))
@@ -296,20 +199,9 @@ class _Cutter:
         if node.op_type == "MaxPool" and any(pad >= size for pad, size in zip(pads, kernel * 2, strict=True)):
             spatial = len(pads) // 2
             sizes = [0, 0, *pads[:spatial], 0, 0, *pads[spatial:]]
-            node.input[0] = self._pad(node.input[0], np.array(sizes), f"{node.output[0]}/padded", lowest=True)
+            node.input[0] = self.pad(node.input[0], np.array(sizes), f"{node.output[0]}/padded", lowest=True)
             pads = [0] * len(pads)
-        self._graph.add(self._with_pads(node, pads))
-
-    def _pad(self, tensor: str, sizes: npt.NDArray[Any] | str, result: str, lowest: bool) -> str:
-        """Pad a tensor with zeros, or with what no maximum takes."""
-        filler = float(np.finfo(np.float32).min) if lowest else 0.0
-        if self._source.opset < 11:
-            if isinstance(sizes, str):
-                raise UnsteadyGeometryError("pads were fixed before operator set 11")
-            return self._graph.make("Pad", [tensor], result, pads=sizes.tolist(), value=filler)
-        name = sizes if isinstance(sizes, str) else self._graph.constant(f"{result}/sizes", sizes.astype(np.int64))
-        value = self._graph.constant(f"{result}/value", np.array(filler, dtype=np.float32))
-        return self._graph.make("Pad", [tensor, name, value], result)
+        self.add(self._with_pads(node, pads))
 
     def _place_padded_at_run_time(
         self,
@@ -326,9 +218,9 @@ class _Cutter:
         than are wanted.
         """
         top, bottom = border
-        source = self._source.nodes[node.name]
-        shape, result = self._source.shape(source.input[0]), node.output[0]
-        if self._source.graph.tensors.types[source.input[0]] != TensorProto.FLOAT:
+        source = self.source.nodes[node.name]
+        shape, result = self.source.shape(source.input[0]), node.output[0]
+        if self.source.graph.tensors.types[source.input[0]] != TensorProto.FLOAT:
             raise UnsteadyGeometryError("padding with the value of another type")
 
         def sizes(a: int, b: int) -> npt.NDArray[Any]:
@@ -336,10 +228,10 @@ class _Cutter:
             values[made.axis], values[made.axis + len(shape)] = top[a], bottom[b]
             return values
 
-        name = self._value(f"{result}/pads", sizes)
-        node.input[0] = self._pad(node.input[0], name, f"{result}/padded", node.op_type == "MaxPool")
+        name = self.value(f"{result}/pads", sizes)
+        node.input[0] = self.pad(node.input[0], name, f"{result}/padded", node.op_type == "MaxPool")
         if node.op_type != "AveragePool" or attribute(node, "count_include_pad", 0):
-            self._graph.add(self._with_pads(node, pads))
+            self.add(self._with_pads(node, pads))
             return
         if more_rows:
             raise UnsteadyGeometryError("averages of nothing but padding")
@@ -353,8 +245,8 @@ class _Cutter:
             return factors.reshape([*like[: made.axis], -1, *like[made.axis + 1 :]])
 
         node.output[0] = f"{result}/of_all_rows"
-        self._graph.add(self._with_pads(node, pads))
-        self._graph.make("Mul", [node.output[0], self._value(f"{result}/factor", factor, TensorProto.FLOAT)], result)
+        self.add(self._with_pads(node, pads))
+        self.make("Mul", [node.output[0], self.value(f"{result}/factor", factor, TensorProto.FLOAT)], result)
 
     def _place_transposed(self, node: NodeProto, made: RowWise, span: Span, want: Span) -> None:
         """Append a transposed convolution without padding on the rows, and take its rows from what it makes."""
@@ -364,12 +256,12 @@ class _Cutter:
         pads = list(attribute(node, "pads", None))
         low, high = spatial, spatial + len(pads) // 2
         extra = list(attribute(node, "output_padding", None))
-        if not self._runtime:
+        if not self.runtime:
             made_rows = (want.rows(0, 0) - 1) * reads.stride + reads.extent
             below = made_rows - int(first[0]) - span.rows(0, 0)
             pads[low], pads[high], extra[spatial] = int(first[0]), max(0, below), max(0, -below)
             set_attributes(node, pads=pads, output_padding=extra)
-            self._graph.add(node)
+            self.add(node)
             return
         pads[low] = pads[high] = 0
         short = span.stops - ((want.stops - 1) * reads.stride - reads.pad_top + reads.extent)
@@ -377,8 +269,8 @@ class _Cutter:
         set_attributes(node, pads=pads, output_padding=extra)
         result = node.output[0]
         node.output[0] = f"{result}/spread"
-        self._graph.add(node)
-        self._drop_border(node.output[0], made.axis, first, span, result)
+        self.add(node)
+        self.drop_border(node.output[0], made.axis, first, span, result)
 
     def _place_blocks(self, node: NodeProto, made: RowWise, span: Span, want: Span) -> None:
         """Append a reshape; where input rows become blocks of rows, take those that are wanted of the blocks."""
@@ -390,33 +282,33 @@ class _Cutter:
         blocks = result if whole else f"{result}/blocks"
         if node.op_type == "DepthToSpace":
             node.output[0] = blocks
-            self._graph.add(node)
+            self.add(node)
         else:
-            self._graph.reshape(node.input[0], with_rows(self._source.shape(result), made.axis), blocks)
+            self.reshape(node.input[0], with_rows(self.source.shape(result), made.axis), blocks)
         if not whole:
-            self._drop_border(blocks, made.axis, ahead, span, result)
+            self.drop_border(blocks, made.axis, ahead, span, result)
 
     def _place_by_matrix(self, node: NodeProto, made: RowWise, span: Span, want: Span) -> None:
         """Append a resizing (or a padding by what is there): its rows by its matrix, its width by the node itself."""
-        matrix = self._source.graph.analysis.matrices[node.name]
-        result, source = node.output[0], self._source.nodes[node.name]
-        before, after = self._source.shape(source.input[0]), self._source.shape(source.output[0])
+        matrix = self.source.graph.analysis.matrices[node.name]
+        result, source = node.output[0], self.source.nodes[node.name]
+        before, after = self.source.shape(source.input[0]), self.source.shape(source.output[0])
         others_stay = with_rows(before, made.axis) == with_rows(after, made.axis)
         rows_made = result if others_stay else f"{result}/rows"
         picks = bool(((matrix != 0).sum(axis=1) == 1).all() and (matrix.max(axis=1) == 1).all())
         if picks:
             chosen = matrix.argmax(axis=1)
-            name = self._value(f"{result}/picked", lambda a, b: chosen[span.starts[a] : span.stops[b]] - want.starts[a])
-            self._graph.make("Gather", [node.input[0], name], rows_made, axis=made.axis)
+            name = self.value(f"{result}/picked", lambda a, b: chosen[span.starts[a] : span.stops[b]] - want.starts[a])
+            self.make("Gather", [node.input[0], name], rows_made, axis=made.axis)
         else:
-            if made.axis != len(before) - 2 or self._source.graph.tensors.types[source.input[0]] != TensorProto.FLOAT:
+            if made.axis != len(before) - 2 or self.source.graph.tensors.types[source.input[0]] != TensorProto.FLOAT:
                 raise UnsteadyGeometryError("rows that are mixed in another dimension than the last but one")
 
             def weights(a: int, b: int) -> npt.NDArray[Any]:
                 return np.ascontiguousarray(matrix[span.starts[a] : span.stops[b], want.starts[a] : want.stops[b]])
 
-            name = self._value(f"{result}/mixed", weights, TensorProto.FLOAT)
-            self._graph.make("MatMul", [name, node.input[0]], rows_made)
+            name = self.value(f"{result}/mixed", weights, TensorProto.FLOAT)
+            self.make("MatMul", [name, node.input[0]], rows_made)
         if not others_stay:
             node.input[0] = rows_made
             self._place_width(node, made, span, len(before))
@@ -426,7 +318,7 @@ class _Cutter:
         axes = [int(x) % rank for x in attribute(node, "axes", range(rank))]
         at = axes.index(made.axis) if made.axis in axes else None
         for i, name in enumerate(list(node.input)[1:], start=1):
-            value = self._source.graph.tensors.value(name) if name else None
+            value = self.source.graph.tensors.value(name) if name else None
             if value is None or at is None or value.size not in (len(axes), 2 * len(axes)):
                 continue
             changed = f"{node.output[0]}/argument{i}"
@@ -434,37 +326,37 @@ class _Cutter:
                 if node.op_type == "Pad":
                     value = value.copy()
                     value[[at, at + len(axes)]] = 0
-                    node.input[i] = self._graph.constant(changed, value)
+                    node.input[i] = self.constant(changed, value)
             elif value.dtype == np.int64:
 
                 def sizes(a: int, b: int, value: npt.NDArray[Any] = value) -> npt.NDArray[Any]:
                     return np.array([span.rows(a, b) if k == at else v for k, v in enumerate(value)], dtype=np.int64)
 
-                node.input[i] = self._value(changed, sizes)
+                node.input[i] = self.value(changed, sizes)
             else:
                 value = value.copy()
                 value[at] = 1.0
-                node.input[i] = self._graph.constant(changed, value)
-        self._graph.add(node)
+                node.input[i] = self.constant(changed, value)
+        self.add(node)
 
     def _place_pad(self, node: NodeProto, made: RowWise, span: Span, want: Span) -> None:
         """Append a padding by constants; rows of padding only where the part has some."""
-        source = self._source.nodes[node.name]
-        rank = len(self._source.shape(source.input[0]))
-        given = self._source.graph.tensors.argument(source, 1, "pads")
+        source = self.source.nodes[node.name]
+        rank = len(self.source.shape(source.input[0]))
+        given = self.source.graph.tensors.argument(source, 1, "pads")
         assert given is not None
         axes = list(range(rank))
         if len(source.input) > 3 and source.input[3]:
-            named = self._source.graph.tensors.value(source.input[3])
+            named = self.source.graph.tensors.value(source.input[3])
             assert named is not None
             axes = [int(x) % rank for x in named]
         if made.axis not in axes:
-            self._graph.add(node)
+            self.add(node)
             return
         at, result = axes.index(made.axis), node.output[0]
         reads = made.reads[source.input[0]]
         assert isinstance(reads, Window)
-        top, bottom, ahead = self._padding(reads, span, want)
+        top, bottom, ahead = self.padding(reads, span, want)
         extra = bool(ahead.any() or (bottom < 0).any())
         below = np.maximum(bottom, 0)
 
@@ -473,22 +365,22 @@ class _Cutter:
             values[at], values[at + len(axes)] = top[a], below[b]
             return np.asarray(values)
 
-        if self._source.opset < 11:
-            if self._runtime:
+        if self.source.opset < 11:
+            if self.runtime:
                 raise UnsteadyGeometryError("pads were fixed before operator set 11")
             set_attributes(node, pads=sizes(0, 0).tolist())
         else:
-            node.input[1] = self._value(f"{result}/pads", sizes)
+            node.input[1] = self.value(f"{result}/pads", sizes)
         if extra:
             node.output[0] = f"{result}/with_border"
-        self._graph.add(node)
+        self.add(node)
         if extra:
-            self._drop_border(node.output[0], made.axis, ahead, span, result)
+            self.drop_border(node.output[0], made.axis, ahead, span, result)
 
     def _place_slice(self, node: NodeProto, made: RowWise) -> None:
         """Append a slice; of the rows, which begin with the first that it takes, it takes all that its step hits."""
-        source = self._source.nodes[node.name]
-        tensors, rank = self._source.graph.tensors, len(self._source.shape(source.input[0]))
+        source = self.source.nodes[node.name]
+        tensors, rank = self.source.graph.tensors, len(self.source.shape(source.input[0]))
         starts, ends = tensors.argument(source, 1, "starts"), tensors.argument(source, 2, "ends")
         assert starts is not None
         assert ends is not None
@@ -497,15 +389,15 @@ class _Cutter:
         if made.axis in axes:
             starts, ends = starts.astype(np.int64).copy(), ends.astype(np.int64).copy()
             starts[axes.index(made.axis)], ends[axes.index(made.axis)] = 0, _END
-            if self._source.opset < 10:
+            if self.source.opset < 10:
                 set_attributes(node, starts=starts.tolist(), ends=ends.tolist())
             else:
                 for i, (word, values) in enumerate((("starts", starts), ("ends", ends)), start=1):
-                    node.input[i] = self._graph.constant(f"{node.output[0]}/{word}", values)
+                    node.input[i] = self.constant(f"{node.output[0]}/{word}", values)
                 if len(node.input) > 3 and node.input[3]:
-                    node.input[3] = self._graph.constant(f"{node.output[0]}/axes", np.array(axes, dtype=np.int64))
+                    node.input[3] = self.constant(f"{node.output[0]}/axes", np.array(axes, dtype=np.int64))
                 if len(node.input) > 4 and node.input[4]:
                     steps = tensors.value(source.input[4])
                     assert steps is not None
-                    node.input[4] = self._graph.constant(f"{node.output[0]}/steps", steps.astype(np.int64))
-        self._graph.add(node)
+                    node.input[4] = self.constant(f"{node.output[0]}/steps", steps.astype(np.int64))
+        self.add(node)

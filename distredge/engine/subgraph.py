@@ -13,7 +13,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from distredge.model.graph import LayerGraph
 from distredge.model.layer import rows_in_the_middle
-from distredge.model.onnx_file import operator_set
+from distredge.model.normal_form import operator_set
 from distredge.model.onnx_import import OnnxGraph
 
 

@@ -13,7 +13,8 @@ from onnx import TensorProto
 from distredge.errors import ModelError
 from distredge.model.graph import LayerGraph
 from distredge.model.layer import INPUT, Head, Layer, LayerInput, Output, Shape3, rows_in_the_middle
-from distredge.model.onnx_file import operator_set, read_model
+from distredge.model.normal_form import operator_set
+from distredge.model.onnx_file import read_model
 from distredge.model.operators import HEAVY, WEIGHTS, Tensors, attribute, macs, params, static_shape
 from distredge.model.rows import EVERYTHING, ROW_BY_ROW, RowMap
 from distredge.model.rowwise import LAYOUT, RowAnalysis, analyse

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,17 +35,11 @@ _MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 _DEVIATION = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 
 
-class Images(Sequence[FloatRows]):
-    """Photographs, or arrays, as float32 of a model's input shape, made when asked for.
+class Pictures(Sequence[FloatRows], ABC):
+    """Float32 arrays of a model's input shape, each made when it is asked for, and the same each time."""
 
-    Of a photograph the middle square is cut out, resized and normalised with ImageNet's mean and deviation, and given
-    with the model's number of channels (1 or 3), first or last. If more are wanted than there are, they come again,
-    mirrored or with a corner cut out, always in the same way. A model that takes no photographs gets arrays (`.npy`).
-    """
-
-    def __init__(self, files: Sequence[Path], count: int, graph: LayerGraph) -> None:
-        self._files, self._count, self._shape = tuple(files), count, graph.input_shape
-        self._rows_first = graph.input_axis == 1
+    def __init__(self, count: int, graph: LayerGraph) -> None:
+        self._count, self._shape = count, graph.input_shape
 
     def __len__(self) -> int:
         return self._count
@@ -54,11 +49,31 @@ class Images(Sequence[FloatRows]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[FloatRows]: ...
     def __getitem__(self, index: int | slice) -> FloatRows | Sequence[FloatRows]:
-        """The image at `index`; raises `InputError` if its file is no image, or an array of another shape."""
+        """The array at `index`; raises `InputError` if its file cannot be used."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(self._count))]
         if not 0 <= index < self._count:
             raise IndexError(index)
+        return self._make(index)
+
+    @abstractmethod
+    def _make(self, index: int) -> FloatRows:
+        """The array at an index that exists."""
+
+
+class Images(Pictures):
+    """Photographs, or arrays (`.npy`), from files.
+
+    Of a photograph the middle square is cut out, resized and normalised with ImageNet's mean and deviation, and given
+    with the model's number of channels (1 or 3), first or last. If more are wanted than there are, they come again,
+    mirrored or with a corner cut out.
+    """
+
+    def __init__(self, files: Sequence[Path], count: int, graph: LayerGraph) -> None:
+        super().__init__(count, graph)
+        self._files, self._channels_last = tuple(files), graph.input_axis == 1
+
+    def _make(self, index: int) -> FloatRows:
         path = self._files[index % len(self._files)]
         if path.suffix == ".npy":
             return _array(path, self._shape)
@@ -67,34 +82,19 @@ class Images(Sequence[FloatRows]):
                 photograph = opened.convert("RGB")
         except (OSError, UnidentifiedImageError) as exc:
             raise InputError(f"'{path}' is not an image that can be read") from exc
-        shape = tuple(self._shape[i] for i in (0, 3, 1, 2)) if self._rows_first else self._shape
+        shape = tuple(self._shape[i] for i in (0, 3, 1, 2)) if self._channels_last else self._shape
         pixels = _prepared(photograph, index // len(self._files), shape)
-        return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)) if self._rows_first else pixels
+        return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)) if self._channels_last else pixels
 
 
-class Noise(Sequence[FloatRows]):
-    """Seeded noise in the shape of a model's input, for models that take no photographs."""
+class Noise(Pictures):
+    """Seeded noise, for models that take no photographs."""
 
-    def __init__(self, count: int, shape: tuple[int, ...]) -> None:
-        self._count, self._shape = count, shape
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, index: int) -> FloatRows: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[FloatRows]: ...
-    def __getitem__(self, index: int | slice) -> FloatRows | Sequence[FloatRows]:
-        """The array at `index`, the same each time."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self._count))]
-        if not 0 <= index < self._count:
-            raise IndexError(index)
+    def _make(self, index: int) -> FloatRows:
         return np.random.default_rng(index).standard_normal(self._shape, dtype=np.float32)
 
 
-def load_images(source: Path | int, graph: LayerGraph) -> Images | Noise:
+def load_images(source: Path | int, graph: LayerGraph) -> Pictures:
     """All JPEG, PNG and NPY files of a folder, or so many photographs from scikit-image's wheel.
 
     A number gives noise where the model's input is no photograph. Raises `InputError` if there is none that the model
@@ -104,7 +104,7 @@ def load_images(source: Path | int, graph: LayerGraph) -> Images | Noise:
     if isinstance(source, int):
         if source < 1:
             raise InputError(f"at least 1 image is needed, not {source}")
-        return Images(_shipped(), source, graph) if photographs else Noise(source, graph.input_shape)
+        return Images(_shipped(), source, graph) if photographs else Noise(source, graph)
     if not source.is_dir():
         raise InputError(f"there is no folder '{source}': give one with images, or a number")
     suffixes = {*_SUFFIXES, ".npy"} if photographs else {".npy"}

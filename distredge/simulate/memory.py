@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from distredge.errors import PlanError
+from distredge.model.graph import IMAGE
 from distredge.plans.plan import BoundPlan
 from distredge.scenario import Scenario
 
@@ -11,7 +12,10 @@ COMPUTE_BYTES = 4
 
 
 def memory_mb(bound: BoundPlan, provider: str) -> float:
-    """Weights of every layer that a provider computes, and the largest input and output that it holds at once (MB)."""
+    """Weights of every layer that a provider computes, and the most that it holds of feature maps at once (MB).
+
+    That is a layer's input and output, and what later volumes will still read of earlier ones.
+    """
     plan, graph = bound.plan, bound.graph
     at = plan.providers.index(provider)
     weights = graph.head.params if provider == plan.head_provider else 0
@@ -22,9 +26,15 @@ def memory_mb(bound: BoundPlan, provider: str) -> float:
             continue
         weights += sum(layer.params for layer in volume.layers)
         entering = sum(rows.size * graph.row_elements(i) for i, rows in bound.needs(v, at).items())
+        kept = sum(
+            bound.held(i, at).size * graph.row_elements(i)
+            for earlier in bound.volumes[:v]
+            for i in earlier.leaving
+            if graph.last_reader.get(i, IMAGE) >= volume.stop
+        )
         for layer, rows in zip(volume.layers, part.rows, strict=True):
             made = rows.size * layer.row_elements
-            peak = max(peak, entering + made)
+            peak = max(peak, kept + entering + made)
             entering = made
     return (weights + peak) * COMPUTE_BYTES / 1e6
 

@@ -16,8 +16,9 @@ from distredge.geometry.interval import Interval
 from distredge.geometry.split import Volume
 from distredge.model.graph import LayerGraph
 from distredge.model.load import load_model
+from distredge.testing.random_models import random_model
 from distredge.testing.stitching import MakeEngine, Stitched, difference, random_bounds, random_cuts
-from distredge.testing.toy_models import chain, random_model, save_model
+from distredge.testing.toy_models import chain, save_model
 
 TOLERANCE = 1e-5
 """Of the output's largest absolute value: sums of other order in float32."""

@@ -19,7 +19,8 @@ from distredge.model.layer import INPUT
 from distredge.model.load import load_model
 from distredge.model.rows import EVERYTHING, Listed, RowMap, Spread, Window
 from distredge.testing.branchy_models import branchy_model
-from distredge.testing.toy_models import random_model, save_model
+from distredge.testing.random_models import random_model
+from distredge.testing.toy_models import save_model
 
 windows = st.builds(
     Window, kernel=st.integers(1, 5), stride=st.integers(1, 4), dilation=st.integers(1, 3), pad_top=st.integers(-3, 6)

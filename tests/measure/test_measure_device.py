@@ -19,7 +19,8 @@ from distredge.model.graph import LayerGraph
 from distredge.model.load import load_model
 from distredge.profiles.board import undivided_ms
 from distredge.profiles.table import TableProfile, head_signature
-from distredge.testing.toy_models import chain, random_model, residual, save_model
+from distredge.testing.random_models import random_model
+from distredge.testing.toy_models import chain, residual, save_model
 
 
 @pytest.fixture

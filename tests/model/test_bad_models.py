@@ -15,7 +15,8 @@ from onnx import helper, numpy_helper
 
 from distredge.errors import ModelError, UnsupportedOperatorError
 from distredge.model.load import load_model
-from distredge.testing.toy_models import Feature, ToyModel, chain, random_model, save_model
+from distredge.testing.random_models import random_model
+from distredge.testing.toy_models import Feature, ToyModel, chain, save_model
 
 SAME = (1, 1, 1, 1)
 

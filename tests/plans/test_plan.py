@@ -18,7 +18,7 @@ from distredge.plans.scheme import PartitionScheme
 from distredge.simulate.memory import check_memory, memory_mb
 from distredge.testing.branchy_models import branchy_model
 from distredge.testing.toy_devices import ToyProfile, toy_scenario
-from distredge.testing.toy_models import chain, save_model
+from distredge.testing.toy_models import ToyModel, chain, save_model
 
 
 @pytest.fixture
@@ -182,3 +182,20 @@ def test_memory_of_vgg16_by_hand() -> None:
     bound = plan_for(graph, providers=("d0",), head_provider="d0", volumes=(volume,)).bind(graph)
     entering, made = 3 * 224 * 224, 64 * 224 * 224
     assert memory_mb(bound, "d0") == pytest.approx((138_357_544 + max(2 * made, entering + made)) * 4 / 1e6)
+
+
+def test_what_a_later_volume_reads_is_held_meanwhile(tmp_path: Path) -> None:
+    toy = ToyModel(np.random.default_rng(0), 1, 8, 8)
+    early = toy.conv(toy.image, 4, pads=(1, 1, 1, 1), name="early")
+    wide = toy.conv(early, 16, pads=(1, 1, 1, 1), name="wide")
+    narrow = toy.conv(wide, 2, pads=(1, 1, 1, 1), name="narrow")
+    wide = toy.conv(narrow, 16, pads=(1, 1, 1, 1), name="again")
+    graph = load_model(save_model(toy.finish(toy.concat([wide, early], name="join")), tmp_path))
+    assert graph.cut_points == (0, 1, 3)
+    names = [graph.names(a, b) for a, b in ((0, 1), (1, 3), (3, 5))]
+    volumes = tuple(VolumePlan(layers=layers, cuts=(0, 8)) for layers in names)
+    model = ModelRef(name=graph.name, sha256=graph.sha256, input_shape=graph.input_shape)
+    plan = Plan(method="test", model=model, scenario="toy", providers=("d0",), volumes=volumes, head_provider="d0")
+    # the third volume needs least at `again`, (2 + 4) + 16, and most at `join`, 16 + 20; the second keeps `early`
+    peak = max(4 + (4 + 16), 4 + (16 + 2), (2 + 4) + 16, 16 + 20) * 64
+    assert memory_mb(plan.bind(graph), "d0") == pytest.approx((graph.params + peak) * 4 / 1e6)

@@ -23,7 +23,8 @@ from distredge.runtime.message import MessageError, Piece, RowsChunk
 from distredge.scenario import REQUESTER
 from distredge.testing.branchy_models import branchy_model
 from distredge.testing.providers import random_plan
-from distredge.testing.toy_models import random_model, save_model
+from distredge.testing.random_models import random_model
+from distredge.testing.toy_models import save_model
 
 NEEDS = (Piece(-1, (10, 17), (3, 7, 5)), Piece(4, (2, 4), (2, 2, 3)), Piece(6, (0, 0), (2, 0, 3)))
 """Two tensors of which rows are needed, and one of which none are."""

@@ -24,7 +24,8 @@ from distredge.runtime.run import RunOptions, difference, emulations, run_plan
 from distredge.runtime.store import ModelStore
 from distredge.testing.branchy_models import branchy_model
 from distredge.testing.providers import equal_plan, random_images, random_plan, toy_scenario
-from distredge.testing.toy_models import chain, random_model, residual, save_model
+from distredge.testing.random_models import random_model
+from distredge.testing.toy_models import chain, residual, save_model
 
 from .conftest import StartProviders
 

@@ -28,8 +28,9 @@ from distredge.simulate import kernel
 from distredge.simulate.simulator import Simulator
 from distredge.simulate.timeline import trace
 from distredge.testing.branchy_models import branchy_model
+from distredge.testing.random_models import random_model
 from distredge.testing.toy_devices import ToyProfile, random_cuts, random_scenario, toy_scenario
-from distredge.testing.toy_models import ToyModel, chain, random_model, save_model
+from distredge.testing.toy_models import ToyModel, chain, save_model
 
 Make = Callable[..., onnx.ModelProto]
 
