@@ -52,7 +52,7 @@ class FixedEngine(Engine):
         chosen = self._sessions[out]
         made = chosen.run(None, dict(zip((i.name for i in chosen.get_inputs()), inputs, strict=True)))
         by_name = dict(zip((o.name for o in chosen.get_outputs()), made, strict=True))
-        return [by_name.get(f"{tensor}/out", none) for tensor, none in _leaving(self._volume)]
+        return [by_name.get(f"{tensor}§out", none) for tensor, none in _leaving(self._volume)]
 
 
 class RuntimeEngine(Engine):
@@ -124,11 +124,14 @@ class Undivided:
     def __init__(self, graph: LayerGraph, *, threads: int = 1) -> None:
         self._session = session(str(graph.path), threads)
         self._input = graph.input_tensor
+        kinds = {value.name: value.type for value in self._session.get_inputs()}
+        self._dtype = np.float16 if kinds[self._input] == "tensor(float16)" else np.float32
         self._outputs = [output.name for output in graph.head.outputs]
 
     def run(self, x: FloatRows) -> dict[str, npt.NDArray[np.generic]]:
         """The model's outputs for an image of its input shape."""
-        return dict(zip(self._outputs, self._session.run(self._outputs, {self._input: x}), strict=True))
+        made = self._session.run(self._outputs, {self._input: x.astype(self._dtype, copy=False)})
+        return dict(zip(self._outputs, made, strict=True))
 
 
 def session(model: str | bytes, threads: int, weights_folder: Path | None = None) -> ort.InferenceSession:

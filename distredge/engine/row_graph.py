@@ -82,7 +82,7 @@ class RowGraph(SubGraph):
         """The rows `want` of a tensor of which the rows `have` are there."""
         key = (tensor, want.starts.tobytes() + want.stops.tobytes())
         if key not in self._sliced:
-            result = f"{tensor}/rows{len(self._sliced)}"
+            result = f"{tensor}§rows{len(self._sliced)}"
 
             def start(a: int, b: int) -> npt.NDArray[Any]:
                 return np.array([want.starts[a] - have.starts[a]])
@@ -100,8 +100,8 @@ class RowGraph(SubGraph):
                 raise UnsteadyGeometryError("slices were fixed before operator set 10")
             starts, ends = start(0, 0).tolist(), stop(0, 0).tolist()
             return self.make("Slice", [tensor], result, starts=starts, ends=ends, axes=[axis])
-        names = [self.value(f"{result}/start", start), self.value(f"{result}/stop", stop)]
-        return self.make("Slice", [tensor, *names, self.constant(f"{result}/axis", np.array([axis]))], result)
+        names = [self.value(f"{result}§start", start), self.value(f"{result}§stop", stop)]
+        return self.make("Slice", [tensor, *names, self.constant(f"{result}§axis", np.array([axis]))], result)
 
     def padding(self, reads: Window, span: Span, want: Span) -> tuple[IntArray, IntArray, IntArray]:
         """Rows of padding above (by the parts' starts) and below (by their stops), and output rows ahead.
@@ -131,6 +131,6 @@ class RowGraph(SubGraph):
             if isinstance(sizes, str):
                 raise UnsteadyGeometryError("pads were fixed before operator set 11")
             return self.make("Pad", [tensor], result, pads=sizes.tolist(), value=filler)
-        name = sizes if isinstance(sizes, str) else self.constant(f"{result}/sizes", sizes.astype(np.int64))
-        value = self.constant(f"{result}/value", np.array(filler, dtype=np.float32))
+        name = sizes if isinstance(sizes, str) else self.constant(f"{result}§sizes", sizes.astype(np.int64))
+        value = self.constant(f"{result}§value", np.array(filler, dtype=np.float32))
         return self.make("Pad", [tensor, name, value], result)

@@ -117,7 +117,17 @@ class _Cutter(RowGraph):
                 self._place_whole(node)
             else:
                 self._place_rows(node, made, span)
+            if layer.whole:
+                self._note_whole(node)
         self.features[layer.tensor] = span
+
+    def _note_whole(self, node: NodeProto) -> None:
+        """All that a node makes which is not row-wise is there whole; others may read its second output by rows."""
+        some = self._rows[0]
+        for name in filter(None, node.output):
+            if name in self.source.graph.tensors.shapes:
+                height = self.source.height(name)
+                self.features[name] = Span(np.zeros_like(some.starts), np.full_like(some.stops, height))
 
     def _place_whole(self, node: NodeProto) -> None:
         for i, tensor in enumerate(node.input):
@@ -152,7 +162,7 @@ class _Cutter(RowGraph):
             self._place_slice(node, made)
         elif node.op_type == "Expand":
             shape = with_rows(self.source.shape(node.output[0]), made.axis, 1)
-            node.input[1] = self.constant(f"{node.output[0]}/shape", np.array(shape, dtype=np.int64))
+            node.input[1] = self.constant(f"{node.output[0]}§shape", np.array(shape, dtype=np.int64))
             self.add(node)
         else:
             self.add(node)
@@ -176,7 +186,7 @@ class _Cutter(RowGraph):
         extra = bool(ahead.any() or (bottom < 0).any())
         bottom = np.maximum(bottom, 0)
         if extra:
-            node.output[0] = f"{result}/with_border"
+            node.output[0] = f"{result}§with_border"
         if self.runtime:
             pads[low] = pads[high] = 0
             if top.any() or bottom.any():
@@ -187,7 +197,7 @@ class _Cutter(RowGraph):
             pads[low], pads[high] = int(top[0]), int(bottom[0])
             self._place_padded(node, pads)
         if extra:
-            self.drop_border(f"{result}/with_border", made.axis, ahead, span, result)
+            self.drop_border(f"{result}§with_border", made.axis, ahead, span, result)
 
     def _with_pads(self, node: NodeProto, pads: Sequence[int]) -> NodeProto:
         set_attributes(node, pads=list(pads))
@@ -199,7 +209,7 @@ class _Cutter(RowGraph):
         if node.op_type == "MaxPool" and any(pad >= size for pad, size in zip(pads, kernel * 2, strict=True)):
             spatial = len(pads) // 2
             sizes = [0, 0, *pads[:spatial], 0, 0, *pads[spatial:]]
-            node.input[0] = self.pad(node.input[0], np.array(sizes), f"{node.output[0]}/padded", lowest=True)
+            node.input[0] = self.pad(node.input[0], np.array(sizes), f"{node.output[0]}§padded", lowest=True)
             pads = [0] * len(pads)
         self.add(self._with_pads(node, pads))
 
@@ -220,16 +230,19 @@ class _Cutter(RowGraph):
         top, bottom = border
         source = self.source.nodes[node.name]
         shape, result = self.source.shape(source.input[0]), node.output[0]
+        maker = self.source.makers.get(source.input[0])
         if self.source.graph.tensors.types[source.input[0]] != TensorProto.FLOAT:
             raise UnsteadyGeometryError("padding with the value of another type")
+        if maker is not None and maker.op_type == "DequantizeLinear":
+            raise UnsteadyGeometryError("a convolution that runs on integers if nothing stands before it")
 
         def sizes(a: int, b: int) -> npt.NDArray[Any]:
             values = np.zeros(2 * len(shape), dtype=np.int64)
             values[made.axis], values[made.axis + len(shape)] = top[a], bottom[b]
             return values
 
-        name = self.value(f"{result}/pads", sizes)
-        node.input[0] = self.pad(node.input[0], name, f"{result}/padded", node.op_type == "MaxPool")
+        name = self.value(f"{result}§pads", sizes)
+        node.input[0] = self.pad(node.input[0], name, f"{result}§padded", node.op_type == "MaxPool")
         if node.op_type != "AveragePool" or attribute(node, "count_include_pad", 0):
             self.add(self._with_pads(node, pads))
             return
@@ -244,9 +257,9 @@ class _Cutter(RowGraph):
             factors: npt.NDArray[Any] = (reads.kernel / inside).astype(np.float32)
             return factors.reshape([*like[: made.axis], -1, *like[made.axis + 1 :]])
 
-        node.output[0] = f"{result}/of_all_rows"
+        node.output[0] = f"{result}§of_all_rows"
         self.add(self._with_pads(node, pads))
-        self.make("Mul", [node.output[0], self.value(f"{result}/factor", factor, TensorProto.FLOAT)], result)
+        self.make("Mul", [node.output[0], self.value(f"{result}§factor", factor, TensorProto.FLOAT)], result)
 
     def _place_transposed(self, node: NodeProto, made: RowWise, span: Span, want: Span) -> None:
         """Append a transposed convolution without padding on the rows, and take its rows from what it makes."""
@@ -268,7 +281,7 @@ class _Cutter(RowGraph):
         extra[spatial] = max(0, int(short.max()))
         set_attributes(node, pads=pads, output_padding=extra)
         result = node.output[0]
-        node.output[0] = f"{result}/spread"
+        node.output[0] = f"{result}§spread"
         self.add(node)
         self.drop_border(node.output[0], made.axis, first, span, result)
 
@@ -279,7 +292,7 @@ class _Cutter(RowGraph):
         whole = not isinstance(reads, Spread) or (
             not ahead.any() and np.array_equal(span.stops, want.stops * reads.stride)
         )
-        blocks = result if whole else f"{result}/blocks"
+        blocks = result if whole else f"{result}§blocks"
         if node.op_type == "DepthToSpace":
             node.output[0] = blocks
             self.add(node)
@@ -294,11 +307,11 @@ class _Cutter(RowGraph):
         result, source = node.output[0], self.source.nodes[node.name]
         before, after = self.source.shape(source.input[0]), self.source.shape(source.output[0])
         others_stay = with_rows(before, made.axis) == with_rows(after, made.axis)
-        rows_made = result if others_stay else f"{result}/rows"
+        rows_made = result if others_stay else f"{result}§rows"
         picks = bool(((matrix != 0).sum(axis=1) == 1).all() and (matrix.max(axis=1) == 1).all())
         if picks:
             chosen = matrix.argmax(axis=1)
-            name = self.value(f"{result}/picked", lambda a, b: chosen[span.starts[a] : span.stops[b]] - want.starts[a])
+            name = self.value(f"{result}§picked", lambda a, b: chosen[span.starts[a] : span.stops[b]] - want.starts[a])
             self.make("Gather", [node.input[0], name], rows_made, axis=made.axis)
         else:
             if made.axis != len(before) - 2 or self.source.graph.tensors.types[source.input[0]] != TensorProto.FLOAT:
@@ -307,7 +320,7 @@ class _Cutter(RowGraph):
             def weights(a: int, b: int) -> npt.NDArray[Any]:
                 return np.ascontiguousarray(matrix[span.starts[a] : span.stops[b], want.starts[a] : want.stops[b]])
 
-            name = self.value(f"{result}/mixed", weights, TensorProto.FLOAT)
+            name = self.value(f"{result}§mixed", weights, TensorProto.FLOAT)
             self.make("MatMul", [name, node.input[0]], rows_made)
         if not others_stay:
             node.input[0] = rows_made
@@ -321,7 +334,7 @@ class _Cutter(RowGraph):
             value = self.source.graph.tensors.value(name) if name else None
             if value is None or at is None or value.size not in (len(axes), 2 * len(axes)):
                 continue
-            changed = f"{node.output[0]}/argument{i}"
+            changed = f"{node.output[0]}§argument{i}"
             if value.size == 2 * len(axes):  # pads, or a region of interest that is not used
                 if node.op_type == "Pad":
                     value = value.copy()
@@ -370,9 +383,9 @@ class _Cutter(RowGraph):
                 raise UnsteadyGeometryError("pads were fixed before operator set 11")
             set_attributes(node, pads=sizes(0, 0).tolist())
         else:
-            node.input[1] = self.value(f"{result}/pads", sizes)
+            node.input[1] = self.value(f"{result}§pads", sizes)
         if extra:
-            node.output[0] = f"{result}/with_border"
+            node.output[0] = f"{result}§with_border"
         self.add(node)
         if extra:
             self.drop_border(node.output[0], made.axis, ahead, span, result)
@@ -393,11 +406,11 @@ class _Cutter(RowGraph):
                 set_attributes(node, starts=starts.tolist(), ends=ends.tolist())
             else:
                 for i, (word, values) in enumerate((("starts", starts), ("ends", ends)), start=1):
-                    node.input[i] = self.constant(f"{node.output[0]}/{word}", values)
+                    node.input[i] = self.constant(f"{node.output[0]}§{word}", values)
                 if len(node.input) > 3 and node.input[3]:
-                    node.input[3] = self.constant(f"{node.output[0]}/axes", np.array(axes, dtype=np.int64))
+                    node.input[3] = self.constant(f"{node.output[0]}§axes", np.array(axes, dtype=np.int64))
                 if len(node.input) > 4 and node.input[4]:
                     steps = tensors.value(source.input[4])
                     assert steps is not None
-                    node.input[4] = self.constant(f"{node.output[0]}/steps", steps.astype(np.int64))
+                    node.input[4] = self.constant(f"{node.output[0]}§steps", steps.astype(np.int64))
         self.add(node)

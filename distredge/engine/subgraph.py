@@ -52,7 +52,7 @@ class SubGraph:
     """A graph under construction: nodes in order, and the constants that they use.
 
     Feature maps enter and leave as float32 (1, channels, rows, width); inside they have the shapes and types of the
-    model.
+    model. Names that are added have a § in them, which no exporter uses.
     """
 
     def __init__(self, source: OnnxSource) -> None:
@@ -78,7 +78,7 @@ class SubGraph:
 
     def make(self, op: str, inputs: Sequence[str], result: str, **attributes: Any) -> str:
         """Append a node that makes `result`, which is returned."""
-        self.add(helper.make_node(op, inputs, [result], name=f"{result}/{op.lower()}", **attributes))
+        self.add(helper.make_node(op, inputs, [result], name=f"{result}§{op.lower()}", **attributes))
         return result
 
     def constant(self, name: str, values: npt.NDArray[np.generic]) -> str:
@@ -99,12 +99,12 @@ class SubGraph:
         kind = self.source.graph.tensors.types[tensor]
         channels, _, width = rows_in_the_middle(shape, axis)
         plain = _is_plain(shape, axis)
-        name = tensor if plain and kind == TensorProto.FLOAT else f"{tensor}/in"
+        name = tensor if plain and kind == TensorProto.FLOAT else f"{tensor}§in"
         self._inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, channels, rows, width)))
         self._known.add(name)
         if not plain:
             name = self.reshape(
-                name, with_rows(shape, axis), tensor if kind == TensorProto.FLOAT else f"{tensor}/shaped"
+                name, with_rows(shape, axis), tensor if kind == TensorProto.FLOAT else f"{tensor}§shaped"
             )
         if kind != TensorProto.FLOAT:
             self.make("Cast", [name], tensor, to=kind)
@@ -113,9 +113,9 @@ class SubGraph:
         """Let `tensor`, rows of the model's feature map `like`, leave; several times is fine."""
         axis, shape = self.source.axis(like), self.source.shape(like)
         channels, _, width = rows_in_the_middle(shape, axis)
-        result = f"{like}/out"
+        result = f"{like}§out"
         if self.source.graph.tensors.types[like] != TensorProto.FLOAT:
-            tensor = self.make("Cast", [tensor], f"{like}/float", to=TensorProto.FLOAT)
+            tensor = self.make("Cast", [tensor], f"{like}§float", to=TensorProto.FLOAT)
         if _is_plain(shape, axis):
             self.make("Identity", [tensor], result)
         else:
@@ -124,7 +124,7 @@ class SubGraph:
 
     def reshape(self, tensor: str, shape: Sequence[int], result: str) -> str:
         """Append a node that gives `tensor` a shape, of which one size may be -1."""
-        sizes = self.constant(f"{result}/shape", np.array(shape, dtype=np.int64))
+        sizes = self.constant(f"{result}§shape", np.array(shape, dtype=np.int64))
         return self.make("Reshape", [tensor, sizes], result)
 
     def give(self, value: onnx.ValueInfoProto) -> None:

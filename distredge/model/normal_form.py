@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,6 +22,8 @@ from distredge.model.operators import (
     static_shape,
     write_window,
 )
+
+_AS_INPUT = frozenset({"GroupNormalization", "InstanceNormalization", "RMSNormalization"})
 
 _FOLDED_ELEMENTS = 1 << 20
 """Constants with more elements are not computed beforehand."""
@@ -40,10 +43,29 @@ def replace_nodes(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> No
 
 def infer_shapes(model: onnx.ModelProto, path: Path, strict: bool) -> onnx.ModelProto:
     """The model with the shapes that ONNX infers; unless `strict`, what does not fit has none."""
-    try:
-        return shape_inference.infer_shapes(model, check_type=strict, strict_mode=strict, data_prop=True)
-    except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
-        raise ModelError(f"the shapes of '{path}' do not fit together: {one_line(error)}") from error
+    while True:
+        try:
+            inferred = shape_inference.infer_shapes(model, check_type=strict, strict_mode=strict, data_prop=True)
+        except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+            raise ModelError(f"the shapes of '{path}' do not fit together: {one_line(error)}") from error
+        overlooked = _overlooked(inferred)
+        if not overlooked:
+            return inferred
+        model.graph.value_info.extend(overlooked)
+
+
+def _overlooked(inferred: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Results of normalisations that ONNX's inference knows nothing of: they are as their inputs."""
+    values = (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output)
+    known = {v.name: v for v in values if static_shape(v) is not None}
+    found = []
+    for node in inferred.graph.node:
+        if node.op_type in _AS_INPUT and node.input[0] in known and node.output[0] not in known:
+            found.append(onnx.ValueInfoProto())
+            found[-1].CopyFrom(known[node.input[0]])
+            found[-1].name = node.output[0]
+    outputs = {value.name for value in inferred.graph.output}
+    return [value for value in found if value.name not in outputs]
 
 
 def fold(model: onnx.ModelProto, path: Path) -> None:
@@ -119,8 +141,9 @@ def _evaluate(
 
 def split_to_slices(model: onnx.ModelProto, path: Path) -> None:
     """Replace each `Split` of a feature map by a `Slice` for each of its parts that somebody reads."""
-    if not any(node.op_type == "Split" for node in model.graph.node) or operator_set(model) < 10:
+    if not any(node.op_type == "Split" for node in model.graph.node):
         return
+    names, inputs = _Names(model), operator_set(model) >= 10
     inferred = infer_shapes(model, path, strict=False).graph
     shapes = {v.name: static_shape(v) for v in (*inferred.input, *inferred.value_info, *inferred.output)}
     used = {n for node in model.graph.node for n in node.input} | {value.name for value in model.graph.output}
@@ -134,16 +157,16 @@ def split_to_slices(model: onnx.ModelProto, path: Path) -> None:
         start = 0
         for i, (name, part) in enumerate(zip(node.output, parts, strict=True)):
             assert part is not None
-            ends = {"start": start, "stop": start + part[axis], "axis": axis}
+            ends: dict[str, Any] = {"starts": [start], "ends": [start + part[axis]], "axes": [axis]}
             start += part[axis]
             if name not in used:
                 continue
-            inputs = [f"{node.name}/part{i}/{end}" for end in ends]
-            model.graph.initializer.extend(
-                numpy_helper.from_array(np.array([value], dtype=np.int64), tensor)
-                for tensor, value in zip(inputs, ends.values(), strict=True)
-            )
-            nodes.append(onnx.helper.make_node("Slice", [node.input[0], *inputs], [name], f"{node.name}/part{i}"))
+            title = names.fresh(f"{node.name}/part{i}")
+            if inputs:
+                given = [names.constant(f"{title}/{end}", values) for end, values in ends.items()]
+                nodes.append(onnx.helper.make_node("Slice", [node.input[0], *given], [name], title))
+            else:
+                nodes.append(onnx.helper.make_node("Slice", [node.input[0]], [name], title, **ends))
     replace_nodes(model, nodes)
 
 
@@ -160,7 +183,7 @@ def write_windows(model: onnx.ModelProto, path: Path) -> bool:
         weight = shapes.get(node.input[WEIGHTS[node.op_type]]) if node.op_type in WEIGHTS else None
         if shape is None:
             continue
-        if counts_padding_unevenly(node) and operator_set(model) >= 11:
+        if counts_padding_unevenly(node):
             _pad_before(model, i)
             return True
         if write_window(node, shape, weight, shapes.get(node.output[0])):
@@ -170,16 +193,44 @@ def write_windows(model: onnx.ModelProto, path: Path) -> bool:
 
 def _pad_before(model: onnx.ModelProto, position: int) -> None:
     """Give an average that counts its padding that padding as a node of its own: it then counts what it reads."""
-    node = model.graph.node[position]
+    node, names = model.graph.node[position], _Names(model)
     pads = list(attribute(node, "pads", [0] * 4))
     spatial = len(pads) // 2
-    sizes, padded = f"{node.name}/pads", f"{node.name}/padded"
-    values = np.array([0, 0, *pads[:spatial], 0, 0, *pads[spatial:]], dtype=np.int64)
-    model.graph.initializer.append(numpy_helper.from_array(values, sizes))
-    pad = onnx.helper.make_node("Pad", [node.input[0], sizes], [padded], f"{node.name}/pad")
-    node.input[0] = padded
+    values = [0, 0, *pads[:spatial], 0, 0, *pads[spatial:]]
+    title = names.fresh(f"{node.name}/pad")
+    if operator_set(model) >= 11:
+        inputs = [node.input[0], names.constant(f"{title}/sizes", values)]
+        pad = onnx.helper.make_node("Pad", inputs, [title], title)
+    else:
+        pad = onnx.helper.make_node("Pad", [node.input[0]], [title], title, pads=values)
+    node.input[0] = title
     set_attributes(node, pads=[0] * len(pads), count_include_pad=0)
     replace_nodes(model, [*model.graph.node[:position], pad, *model.graph.node[position:]])
+
+
+class _Names:
+    """Names of nodes, tensors and constants that are added to a model, none of them taken."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._model = model
+        graph = model.graph
+        self._taken = {name for node in graph.node for name in (node.name, *node.input, *node.output)}
+        self._taken |= {value.name for value in (*graph.input, *graph.initializer)}
+
+    def fresh(self, name: str) -> str:
+        """The name, or with a number behind it."""
+        unused, number = name, 0
+        while unused in self._taken:
+            number += 1
+            unused = f"{name}_{number}"
+        self._taken.add(unused)
+        return unused
+
+    def constant(self, name: str, values: Sequence[int]) -> str:
+        """Add a constant of integers; returns its name."""
+        name = self.fresh(name)
+        self._model.graph.initializer.append(numpy_helper.from_array(np.array(values, dtype=np.int64), name))
+        return name
 
 
 def fold_padding(model: onnx.ModelProto) -> None:

@@ -25,6 +25,8 @@ from distredge.model.normal_form import (
 )
 from distredge.model.operators import attribute, check_window, static_shape
 
+_RANDOM = frozenset("Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split())
+
 _SMALL_BYTES = 65536
 """External tensors up to this size are always read: shapes and axes may be among them."""
 
@@ -186,6 +188,8 @@ def _check_operators(model: onnx.ModelProto, path: Path) -> None:
             raise UnsupportedOperatorError(f"{title} is not one of ONNX's own: export the model without it")
         if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
             raise UnsupportedOperatorError(f"{title} is control flow: export the model without it")
+        if node.op_type in _RANDOM:
+            raise UnsupportedOperatorError(f"{title} is random: no two runs of the model would agree")
         onnx.checker.check_node(node, context)
         check_window(node)
 
@@ -257,7 +261,7 @@ def _set_sizes(value: onnx.ValueInfoProto, path: Path, input_shape: Sequence[int
 
 
 def _check_image(model: onnx.ModelProto, path: Path) -> None:
-    """Refuse a model whose input is not one image: (batch, C, H, W) of float32 with fixed C, H and W."""
+    """Refuse a model whose input is not one image: (batch, C, H, W) of float32 or float16 with fixed sizes."""
     inputs = model.graph.input
     if len(inputs) != 1:
         listed = ", ".join(value.name for value in inputs) or "none"
@@ -274,5 +278,5 @@ def _check_image(model: onnx.ModelProto, path: Path) -> None:
             f"the input '{inputs[0].name}' of '{path}' has the shape ({sizes}): give its sizes (--input-shape, as in "
             "1,3,224,224), or export it with fixed ones"
         )
-    if kind.elem_type != onnx.TensorProto.FLOAT:
+    if kind.elem_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16):
         raise ModelError(f"the input '{inputs[0].name}' of '{path}' is not float32: export it with a float32 input")

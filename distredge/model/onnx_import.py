@@ -27,7 +27,7 @@ PORTABLE = frozenset(
 _LIGHT = 1e-3
 """A convolution with a smaller share of the model's work (decoding boxes, say) is not worth keeping out of the head."""
 
-_BEGINS = HEAVY | {"Concat", "DepthToSpace", "MatMul", "Pad", "Resize", "SpaceToDepth", "Upsample"}
+_BEGINS = HEAVY | {"Concat", "DepthToSpace", "DequantizeLinear", "MatMul", "Pad", "Resize", "SpaceToDepth", "Upsample"}
 """Operators that begin a layer, even where they read row by row."""
 
 _NAMES = {"ConvTranspose": "deconv", "MaxPool": "maxpool", "AveragePool": "avgpool", "Upsample": "resize"}
@@ -160,6 +160,7 @@ def _divide(source: OnnxGraph) -> tuple[list[onnx.NodeProto], list[onnx.NodeProt
         ends = (
             node.name not in analysis.nodes
             or node.op_type in LAYOUT
+            or node.op_type == "DequantizeLinear"
             or node.output[0] not in sendable
             or bool(of_head.intersection(node.input))
         )
@@ -321,6 +322,7 @@ class _Fusion:
             tensor=draft.tensor,
             whole=draft.whole,
             portable=tensors.types.get(draft.tensor) in PORTABLE
+            and draft.nodes[-1].op_type != "DequantizeLinear"  # or its reader could not run on integers
             and not any(name in tensors.used for name in draft.nodes[-1].output[1:]),
         )
         for node in draft.nodes:
@@ -357,9 +359,14 @@ def _head(source: OnnxGraph, layers: tuple[Layer, ...], nodes: list[onnx.NodePro
     """The head's nodes, the layers that it reads, and the model's outputs."""
     tensors, graph = source.tensors, source.model.graph
     made_by = {layer.tensor: layer.name for layer in layers}
+    nodes_of_head = {node.name for node in nodes}
     read = {n for node in nodes for n in tensors.activations(node)}
     outputs = []
     for value in graph.output:
+        if any(value.name in node.output[1:] for node in source.nodes if node.name not in nodes_of_head):
+            raise ModelError(
+                f"the output '{value.name}' of '{name}' is a second output of a node in mid-network: export it without"
+            )
         if value.name in tensors.constants or value.name == source.image:
             raise ModelError(f"the output '{value.name}' of '{name}' does not depend on any layer")
         dims = value.type.tensor_type.shape.dim

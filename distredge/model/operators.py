@@ -126,11 +126,15 @@ def write_window(
 
 
 def counts_padding_unevenly(node: onnx.NodeProto) -> bool:
-    """Whether an average counts the padding, but not what a last window of ceil mode reads beyond it."""
+    """Whether an average counts the padding, but not what a last window of ceil mode reads beyond it.
+
+    `SAME` padding leaves no window to pass the end.
+    """
     return (
         node.op_type == "AveragePool"
         and bool(attribute(node, "ceil_mode", 0))
         and bool(attribute(node, "count_include_pad", 0))
+        and not attribute(node, "auto_pad", b"NOTSET").startswith(b"SAME")
     )
 
 

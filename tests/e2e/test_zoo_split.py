@@ -26,7 +26,7 @@ SMALL = {
     "inception_v3": (1, 3, 107, 91),
     "openpose": (1, 3, 72, 40),
     "ssd_resnet50": (1, 3, 264, 264),  # smaller images leave nothing for the last scales
-    "ssd_vgg16": (1, 3, 264, 264),
+    "ssd_vgg16": (1, 3, 280, 280),
     "voxelnet": (1, 128, 10, 48, 24),
     "yolov2": (1, 3, 160, 96),
 }

@@ -9,14 +9,14 @@ import numpy.typing as npt
 import onnx
 import pytest
 
-from distredge.engine.onnxruntime import Undivided
+from distredge.engine.onnxruntime import RuntimeEngine, Undivided
 from distredge.engine.slicing import part_model
 from distredge.engine.subgraph import OnnxSource
 from distredge.geometry.interval import Interval
 from distredge.geometry.split import Volume
 from distredge.model.graph import LayerGraph
 from distredge.model.load import load_model
-from distredge.testing.stitching import Stitched, difference
+from distredge.testing.stitching import Stitched, difference, random_cuts
 from distredge.testing.toy_models import ToyModel, chain, save_model
 
 TOLERANCE = 1e-5
@@ -121,3 +121,85 @@ def test_full_size_models(name: str, volumes: int) -> None:
     cuts = [(0, h // 5, h // 2, h // 2, h - h // 4, h) for h in heights]
     x = image(graph)
     assert difference(Stitched(graph, bounds).run(cuts, x), Undivided(graph).run(x)) <= TOLERANCE
+
+
+def exact_however_cut(model: onnx.ModelProto, folder: Path) -> LayerGraph:
+    """Both engines, every volume boundary, a row for each part, and random cuts."""
+    graph = load(model, folder)
+    x, rng = image(graph), np.random.default_rng(0)
+    want = Undivided(graph).run(x)
+    for make in (None, lambda volume, source: RuntimeEngine(volume, source=source)):
+        for bounds in ([0, len(graph.layers)], [*graph.cut_points, len(graph.layers)]):
+            heights = [graph.layers[stop - 1].height for stop in bounds[1:]]
+            stitched = Stitched(graph, bounds, make)
+            for cuts in ([range(h + 1) for h in heights], random_cuts(rng, graph, bounds, 3)):
+                assert difference(stitched.run(cuts, x), want) <= TOLERANCE
+    return graph
+
+
+def in_operator_set(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    del model.opset_import[:]
+    model.opset_import.append(onnx.helper.make_opsetid("", version))
+    return model
+
+
+@pytest.mark.parametrize("version", [8, 9, 10])
+def test_splits_of_old_operator_sets(tmp_path: Path, version: int) -> None:
+    toy = ToyModel(np.random.default_rng(0), 2, 9, 6)
+    x = toy.conv(toy.image, 4, pads=(1, 1, 1, 1))
+    toy.nodes.append(onnx.helper.make_node("Split", [x.tensor], ["left", "right"], "halves", axis=1, split=[1, 3]))
+    left, right = x._replace(tensor="left", channels=1), x._replace(tensor="right", channels=3)
+    y = toy.concat([toy.conv(right, 2, pads=(1, 1, 1, 1)), left])
+    exact_however_cut(in_operator_set(toy.finish(toy.conv(y, 2, pads=(1, 1, 1, 1))), version), tmp_path)
+
+
+@pytest.mark.parametrize("version", [10, 18])
+def test_an_average_that_counts_its_padding_but_not_what_lies_beyond(tmp_path: Path, version: int) -> None:
+    toy = ToyModel(np.random.default_rng(1), 2, 10, 7)
+    x = toy.conv(toy.image, 3, pads=(1, 1, 1, 1))
+    x = toy.pool(x, "AveragePool", (3, 3), 2, (1, 1, 1, 1), ceil=True, count_include_pad=1)
+    exact_however_cut(in_operator_set(toy.finish(toy.conv(x, 2, kernel=(1, 1))), version), tmp_path)
+
+
+def test_a_second_output_of_what_is_not_row_wise_is_read_by_rows(tmp_path: Path) -> None:
+    toy = ToyModel(np.random.default_rng(2), 4, 8, 6)
+    x = toy.conv(toy.image, 4, pads=(1, 1, 1, 1))
+    toy.nodes.append(onnx.helper.make_node("TopK", [x.tensor, toy.numbers([4])], ["best", "places"], "top", axis=1))
+    y = toy.concat([x._replace(tensor="best"), toy.unary(x._replace(tensor="places"), "Cast", to=1)])
+    graph = exact_however_cut(toy.finish(toy.conv(y, 2, pads=(1, 1, 1, 1))), tmp_path)
+    assert [layer.name for layer in graph.layers if layer.whole] == ["top"]
+
+
+def test_convolutions_that_run_on_integers_do_so_in_every_part(tmp_path: Path) -> None:
+    toy = ToyModel(np.random.default_rng(3), 3, 12, 8)
+    for name, value in (("scale", np.float32(0.05)), ("zero", np.int8(3))):
+        toy.weights.append(onnx.numpy_helper.from_array(np.array(value), name))
+
+    def rounded(tensor: str, name: str) -> str:
+        return toy.node("DequantizeLinear", [toy.node("QuantizeLinear", [tensor, "scale", "zero"], f"{name}q"),
+                                             "scale", "zero"], f"{name}d")  # fmt: skip
+
+    x = toy.image._replace(tensor=rounded(toy.image.tensor, "in"))
+    for i in range(3):
+        x = toy.unary(toy.conv(x, 4, pads=(1, 1, 1, 1)))
+        x = x._replace(tensor=rounded(x.tensor, f"c{i}"))
+    exact_however_cut(toy.finish(toy.pool(x)), tmp_path)
+
+
+def test_names_that_look_like_ours(tmp_path: Path) -> None:
+    toy = ToyModel(np.random.default_rng(4), 2, 10, 6)
+    a = toy.conv(toy.image, 2, pads=(1, 1, 1, 1), name="a")
+    for suffix in ("out", "rows0", "padded", "pads", "in", "with_border"):
+        a = toy.unary(toy.conv(a, 2, pads=(1, 1, 1, 1), name=f"a_out/{suffix}"))
+        toy.nodes[-1].output[0] = f"a_out/{suffix}"
+        a = a._replace(tensor=f"a_out/{suffix}")
+    exact_however_cut(toy.finish(toy.binary(a, toy.conv(a, 2, pads=(1, 1, 1, 1)))), tmp_path)
+
+
+def test_group_normalisation_of_new_operator_sets(tmp_path: Path) -> None:
+    toy = ToyModel(np.random.default_rng(5), 2, 9, 6)
+    x = toy.conv(toy.image, 4, pads=(1, 1, 1, 1))
+    terms = [toy.constant((4,), 1.0), toy.constant((4,))]
+    x = x._replace(tensor=toy.node("GroupNormalization", [x.tensor, *terms], "norm", num_groups=2))
+    graph = exact_however_cut(in_operator_set(toy.finish(toy.conv(toy.unary(x), 2)), 21), tmp_path)
+    assert [layer.name for layer in graph.layers if layer.whole] == ["norm"]

@@ -56,6 +56,27 @@ def _unknown_operator() -> onnx.ModelProto:
     return toy.finish(toy.node("Convolve", [toy.conv(toy.image, 4).tensor], "odd"))
 
 
+def _random() -> onnx.ModelProto:
+    toy = _toy()
+    noise = toy.node("RandomUniformLike", [toy.conv(toy.image, 4).tensor], "noise")
+    return toy.finish(noise)
+
+
+def _places_of_a_maximum() -> onnx.ModelProto:
+    toy = _toy()
+    x = toy.conv(toy.image, 4, pads=SAME)
+    toy.nodes.append(helper.make_node("MaxPool", [x.tensor], ["most", "where"], "pool", kernel_shape=[2, 2]))
+    model = toy.finish(toy.conv(Feature("most", 4, 11, 7), 2), "where")
+    model.graph.output[1].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    return model
+
+
+def _head_reads_the_image() -> onnx.ModelProto:
+    toy = _toy()
+    pooled = [toy.node("GlobalMaxPool", [x.tensor]) for x in (toy.image, toy.conv(toy.image, 4))]
+    return toy.finish(toy.node("Concat", pooled, axis=1))
+
+
 def _control_flow() -> onnx.ModelProto:
     toy = _toy()
     x = toy.conv(toy.image, 4)
@@ -120,12 +141,15 @@ CASES: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "stride 0": (_stride_zero, r"Conv \(node 'conv'\) states impossible"),
     "pads": (_pads_of_one_axis, r"MaxPool \(node 'pool'\) states impossible"),
     "line break": (_line_break_in_a_name, "is not an ONNX file"),
+    "second output": (_places_of_a_maximum, "'where' of .* is a second output of a node in mid-network"),
+    "image in the head": (_head_reads_the_image, "the head of 'toy' reads the image itself"),
     "kernel too large": (_kernel_too_large, "nothing is left at layer 'conv0': its window"),
 }
 
 OPERATORS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "custom": (_custom_domain, r"com\.example\.FancyPool \(node 'fancy'\)"),
     "unknown": (_unknown_operator, r"Convolve \(node 'odd'\)"),
+    "random": (_random, r"RandomUniformLike \(node 'noise'\) of .* is random"),
     "control flow": (_control_flow, r"If \(node 'choose'\)"),
 }
 
