@@ -77,6 +77,8 @@ def import_onnx(
     tensors, analysis = source.tensors, source.analysis
     _check_sizes(source)
     body, head = _divide(source)
+    if not any(node.name in analysis.nodes for node in body):
+        body, head = _divide(source, least_rows=1)  # nothing else is there to split
     if not any(node.op_type in WEIGHTS for node in source.nodes) or not any(n.name in analysis.nodes for n in body):
         raise ModelError(f"'{name}' is no CNN: it has no convolution that can be split by rows")
     layers = _Fusion(source, _single_readers(source)).run(body)
@@ -135,11 +137,11 @@ def _split_macs(nodes: Sequence[onnx.NodeProto], tensors: Tensors, analysis: Row
     return found
 
 
-def _divide(source: OnnxGraph) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
-    """The body and the head.
+def _divide(source: OnnxGraph, least_rows: int = 2) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
+    """The body and the head; it pays to split a convolution that makes `least_rows`.
 
     The head is what no convolution follows that it pays to split, from the first node on that is not row-wise, only
-    moves elements, or makes what cannot be sent.
+    moves elements, turns integers into what is larger to send, or makes what cannot be sent.
     """
     analysis, tensors = source.analysis, source.tensors
     nodes = [node for node in source.nodes if tensors.activations(node)]
@@ -150,7 +152,7 @@ def _divide(source: OnnxGraph) -> tuple[list[onnx.NodeProto], list[onnx.NodeProt
         if tensors.types.get(node.output[0]) in PORTABLE or sendable.intersection(node.output):
             sendable.update((node.output[0], *(analysis.nodes[node.name].reads if node.name in analysis.nodes else ())))
         made = analysis.nodes.get(node.name) if node.op_type in HEAVY | {"MatMul"} else None
-        heavy = made and tensors.shapes[node.output[0]][made.axis] > 1 and macs(node, tensors) > light
+        heavy = made and tensors.shapes[node.output[0]][made.axis] >= least_rows and macs(node, tensors) > light
         if heavy or leads_on.intersection(node.output):
             leads_on.update(tensors.activations(node))
     body: list[onnx.NodeProto] = []

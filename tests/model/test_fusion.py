@@ -295,3 +295,14 @@ def test_sizes_that_a_file_leaves_open(toy: ToyModel, tmp_path: Path) -> None:
     assert load_model(path, (1, 3, 30, 20)).layers[0].out_shape == (4, 28, 18)
     with pytest.raises(ModelError, match=r"has the shape \(1, 3, H, W\), not \(1, 4, 30, 20\)"):
         load_model(path, (1, 4, 30, 20))
+
+
+def test_a_convolution_of_one_row_is_the_body_if_there_is_no_other(toy: ToyModel, tmp_path: Path) -> None:
+    size = (3,)
+    x = toy.image._replace(
+        tensor=toy.node(
+            "InstanceNormalization", [toy.image.tensor, toy.constant(size, 1.0), toy.constant(size)], "norm"
+        )
+    )
+    graph = graph_of(toy.finish(toy.conv(x, 4, kernel=(12, 3), name="all_rows")), tmp_path)
+    assert [(layer.name, layer.whole) for layer in graph.layers] == [("norm", True), ("all_rows", False)]

@@ -16,7 +16,8 @@ from onnx import TensorProto, helper
 from distredge.model.layer import INPUT
 from distredge.model.load import load_model
 from distredge.model.onnx_file import read_model
-from distredge.testing.toy_models import random_model, save_model
+from distredge.testing.random_models import random_model
+from distredge.testing.toy_models import save_model
 
 seeds = st.integers(0, 2**32 - 1)
 
