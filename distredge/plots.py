@@ -1,17 +1,29 @@
-"""Pictures of plans. Needs matplotlib (extra `plot`), which is loaded when a picture is drawn."""
+"""Pictures of plans and of profiles. Needs matplotlib (extra `plot`), which is loaded when a picture is drawn."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distredge.errors import DependencyError
+import numpy as np
+
+from distredge.errors import DependencyError, ProfileMissingError
+from distredge.model.graph import LayerGraph
+from distredge.model.layer import Layer
 from distredge.plans.plan import Plan
+from distredge.profiles import regression
+from distredge.profiles.profile import Profile
+from distredge.profiles.table import TableProfile
 from distredge.scenario import REQUESTER
 from distredge.simulate.timeline import Timeline
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#222255")
 """One a provider, told apart also by colour-blind readers; they repeat after eight."""
+
+HATCHES = ("", "//", "xx")
+"""Tell bars of the same colour apart."""
 
 
 def draw_plan(plan: Plan, timeline: Timeline, path: Path) -> None:
@@ -19,19 +31,30 @@ def draw_plan(plan: Plan, timeline: Timeline, path: Path) -> None:
 
     Raises `DependencyError` without matplotlib.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as exc:
-        raise DependencyError("drawing", "matplotlib", "plot") from exc
     lanes = len(plan.providers) + 1
-    figure = Figure(figsize=(11, 2.2 + 0.32 * len(plan.volumes) + 0.45 * lanes), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(11, 2.2 + 0.32 * len(plan.volumes) + 0.45 * lanes)
     rows, times = figure.subplots(2, 1, height_ratios=[0.32 * len(plan.volumes) + 0.6, 0.45 * lanes + 0.6])
     colour = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(plan.providers)}
     _draw_rows(rows, plan, colour)
     _draw_timeline(times, plan, timeline, colour)
     figure.suptitle(f"{plan.model.name} on {plan.scenario}, {plan.method}: {timeline.latency_ms:.1f} ms", fontsize=11)
+    _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Any:
+    """An empty figure, in inches; raises `DependencyError` without matplotlib."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as exc:
+        raise DependencyError("drawing", "matplotlib", "plot") from exc
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Any, path: Path) -> None:
+    """Write a PNG, which appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     figure.savefig(part, format="png", dpi=130)
@@ -93,3 +116,112 @@ def _draw_timeline(axes: Any, plan: Plan, timeline: Timeline, colour: dict[str, 
     axes.invert_yaxis()
     axes.set_xlim(0, timeline.latency_ms * 1.02)
     axes.set_xlabel("ms; each lane: sending (grey, above), computing (coloured), receiving (yellow, below)", fontsize=8)
+
+
+PANELS = 24
+"""A picture of profiles shows no more layers than these, the most costly ones."""
+
+
+def draw_profiles(profiles: Sequence[Profile], graph: LayerGraph, path: Path) -> None:
+    """Write a PNG: latency against output rows, a panel a layer, a line a device; measured points are dots.
+
+    Layers of the same signature share a panel. Layers that a measured profile lacks are left out of its lines.
+    Raises `DependencyError` without matplotlib.
+    """
+    layers = list({layer.signature: layer for layer in reversed(graph.layers)}.values())[::-1]
+    costly = sorted(layers, key=lambda layer: -layer.macs)[:PANELS]
+    shown = [layer for layer in layers if layer in costly]
+    figure, panels = _panels(len(shown))
+    for axes, layer in zip(panels, shown, strict=True):
+        rows = np.arange(1, layer.height + 1)
+        for i, profile in enumerate(profiles):
+            _draw_latency(axes, profile, layer, rows, COLOURS[i % len(COLOURS)])
+        axes.set_title(layer.name[-28:], fontsize=8)
+    _legend(figure, panels[0])
+    left_out = len(layers) - len(shown)
+    figure.suptitle(
+        f"{graph.name}: latency against output rows" + (f" ({left_out} cheaper layers left out)" * bool(left_out))
+    )
+    _save(figure, path)
+
+
+def _draw_latency(axes: Any, profile: Profile, layer: Layer, rows: Any, colour: str) -> None:
+    try:
+        latency = profile.layer_ms(layer, rows)
+    except ProfileMissingError:
+        return
+    label = profile.name if profile.kind == "measured" else f"{profile.name} (calibrated)"
+    axes.plot(rows, latency, color=colour, lw=1.0, label=label)
+    if isinstance(profile, TableProfile):
+        axes.plot(*profile.points[layer.signature], ".", color=colour, ms=4)
+
+
+def draw_residuals(profile: TableProfile, path: Path) -> None:
+    """Write a PNG: each layer's points and the fit of each representation, and below what the fits leave.
+
+    Raises `DependencyError` without matplotlib.
+    """
+    known = sorted(profile.points.items(), key=lambda item: -float(item[1][1].max()))[:PANELS]
+    figure, panels = _panels(2 * len(known))
+    for i, (signature, (rows, ms)) in enumerate(known):
+        fits, residuals = panels[2 * i], panels[2 * i + 1]
+        at = np.linspace(rows[0], rows[-1], 200)
+        for k, name in enumerate(regression.REPRESENTATIONS):
+            curve = regression.fit(name, rows, ms)
+            width = 1.6 if name == profile.representation else 0.7
+            fits.plot(at, curve(at), color=COLOURS[k], lw=width, label=name)
+            residuals.plot(rows, 100 * (curve(rows) / ms - 1), ".-", color=COLOURS[k], lw=width, ms=3)
+        fits.plot(rows, ms, ".", color="black", ms=4)
+        fits.set_title(signature, fontsize=7)
+        residuals.axhline(0, color="black", lw=0.5)
+        residuals.set_ylabel("residual %", fontsize=7)
+    _legend(figure, panels[0])
+    figure.suptitle(f"{profile.name}: fits against measured points, and what they leave")
+    _save(figure, path)
+
+
+def _legend(figure: Any, axes: Any) -> None:
+    """One legend for all panels, below them."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+
+
+def _panels(count: int) -> tuple[Any, list[Any]]:
+    """A figure of so many small panels in rows of four, with their axes labelled."""
+    columns = min(4, count)
+    lines = math.ceil(count / columns)
+    figure = _figure(3.2 * columns, 2.1 * lines + 0.4)
+    grid = figure.subplots(lines, columns, squeeze=False).ravel().tolist()
+    for axes in grid[count:]:
+        axes.set_visible(False)
+    for axes in grid[:count]:
+        axes.tick_params(labelsize=7)
+        axes.set_xlabel("rows", fontsize=7)
+        axes.set_ylabel("ms", fontsize=7)
+    return figure, grid[:count]
+
+
+def draw_comparison(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write a PNG of images a second by method, a panel a model, a group of bars a scenario.
+
+    `rows` have `model`, `scenario`, `method` and `ips`, None where a method cannot serve. Raises `DependencyError`
+    without matplotlib.
+    """
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    scenarios = list(dict.fromkeys(row["scenario"] for row in rows))
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    figure = _figure(2.0 + 0.16 * len(methods) * len(scenarios) + 2.0, 2.6 * len(models) + 0.6)
+    panels = figure.subplots(len(models), 1, squeeze=False).ravel()
+    width = 0.85 / len(methods)
+    for axes, model in zip(panels, models, strict=True):
+        ips = {(row["scenario"], row["method"]): row["ips"] for row in rows if row["model"] == model}
+        for k, method in enumerate(methods):
+            at = np.arange(len(scenarios)) + (k - (len(methods) - 1) / 2) * width
+            bars = [ips.get((scenario, method)) or 0.0 for scenario in scenarios]
+            axes.bar(
+                at, bars, width, label=method, color=COLOURS[k % len(COLOURS)], hatch=HATCHES[k // len(COLOURS) % 3]
+            )
+        axes.set_xticks(range(len(scenarios)), scenarios, fontsize=8)
+        axes.set_ylabel("images/s", fontsize=8)
+        axes.set_title(model, fontsize=9)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
+    _save(figure, path)

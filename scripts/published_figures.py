@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from distredge.model.layer import Layer, LayerInput, Window
+from distredge.model.layer import Layer, LayerInput
+from distredge.model.rows import Window
 
 Row = Mapping[str, str]
 

@@ -57,6 +57,7 @@ def partition(
     Example: distredge partition vgg16 --scenario db-50
     """
     graph, chosen = load(model, input_shape), load_scenario(scenario)
+    warn(chosen, graph)
     started = time.perf_counter()
     score = scorer(graph, len(chosen.providers), alpha, samples, np.random.default_rng(seed))
     scheme = greedy(score)
@@ -97,6 +98,7 @@ def train(
     from distredge.planners.distredge import train_planner
 
     graph, chosen = load(model, input_shape), load_scenario(scenario)
+    warn(chosen, graph)
     with progress_bar(f"training OSDS ({preset})") as progress:
         task = make_task(graph, chosen, seed, budget_s, progress)
         strategy, result = train_planner(task, preset, out, resume)
@@ -137,6 +139,7 @@ def plan(
 
     chosen_method = planner(method)
     graph, chosen = load(model, input_shape), load_scenario(scenario)
+    warn(chosen, graph)
     if out is not None:
         check_writable(out)
     with progress_bar(f"planning with {method}") as progress:
@@ -179,6 +182,7 @@ def simulate(
         check_writable(plot)
     made, chosen = Plan.load(plan_file), load_scenario(scenario)
     graph = model_of(made, model)
+    warn(chosen, graph)
     bound = made.bind(graph)
     check_memory(bound, chosen)
     timeline = trace(bound, chosen)
@@ -268,6 +272,13 @@ def calibration_note(scenario: Scenario) -> str:
     if not calibrated:
         return "profiles: measured"
     return f"profiles {', '.join(calibrated)}: calibrated from published figures, not measured"
+
+
+def warn(scenario: Scenario, graph: LayerGraph) -> None:
+    """Say on stderr what should be known before a scenario's profiles are used for a model."""
+    for profile in dict.fromkeys(scenario.profiles):
+        for words in profile.cautions(graph):
+            errors.print(f"warning: {words}")
 
 
 def model_of(made: Plan, model: str | None) -> LayerGraph:

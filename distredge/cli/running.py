@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from distredge.cli.output import JsonFlag, Seed, console, emit, progress_bar, table
-from distredge.cli.planning import PlanFile, model_of
+from distredge.cli.output import JsonFlag, Seed, console, emit, errors, progress_bar, table
+from distredge.cli.planning import PlanFile, model_of, warn
 from distredge.cli.provider_command import provider
 from distredge.engine.base import FloatRows
 from distredge.errors import InputError, VerificationError
@@ -22,6 +22,9 @@ from distredge.runtime.run import WIRES, RunOptions, RunReport, run_here, run_pl
 from distredge.scenario import NODE_NAME, REQUESTER, Scenario, load_scenario
 from distredge.simulate.memory import check_memory
 from distredge.simulate.timeline import trace
+
+COMPUTED = "FP32"
+"""In which providers compute: ONNX Runtime on a processor."""
 
 MAX_DIFFERENCE = 1e-4
 """Of the outputs' largest absolute value: what a distributed result may differ from the undivided one in float32."""
@@ -97,6 +100,7 @@ def run(
             progress=lambda result: progress((result.index + 1) / len(shown), result.latency_ms),
         )  # fmt: skip
     _finish(as_json, bound, report_data(bound, chosen, report, options))
+    _warn_of_precision(bound, chosen)
 
 
 def up(
@@ -132,6 +136,8 @@ def up(
         bound, chosen, shown, RunOptions(inflight=inflight, verify=verify, wire=wire, emulate=emulate, threads=threads)
     )
     _finish(as_json, bound, data)
+    if not emulate:
+        _warn_of_precision(bound, chosen)
 
 
 def keys(
@@ -207,7 +213,21 @@ def _bound(plan_file: Path, scenario: str | None, model: str | None) -> tuple[Bo
             " name the plan's own with --scenario"
         )
     check_memory(bound, chosen)
+    warn(chosen, bound.graph)
     return bound, chosen
+
+
+def _warn_of_precision(bound: BoundPlan, scenario: Scenario) -> None:
+    """Providers compute in FP32; a prediction for another precision is not to be compared with what they take."""
+    used = [
+        p for name, p in zip(scenario.provider_names, scenario.profiles, strict=True) if name in bound.plan.providers
+    ]
+    others = sorted({f"{p.name} ({p.precision})" for p in used if p.precision != COMPUTED})
+    if others:
+        errors.print(
+            f"warning: these providers compute in {COMPUTED}, the prediction is for {', '.join(others)}:"
+            " measured and predicted times are not comparable"
+        )
 
 
 def _address(item: str, bound: BoundPlan) -> tuple[str, str]:

@@ -1,87 +1,91 @@
-"""Measures this machine: each layer of a model at some numbers of rows, into a `TableProfile`."""
+"""Measures a device: each layer of a model at some numbers of rows, its head, and whole split-parts."""
 
 from __future__ import annotations
 
-import platform
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 
-from distredge.config import read_json
-from distredge.errors import InputError, ProfileError
+from distredge.engine.subgraph import OnnxSource
+from distredge.errors import InputError, UnknownNameError
+from distredge.geometry.interval import Interval
+from distredge.geometry.split import Volume
+from distredge.measure.bench import WARM_UP_SHARE, Bench, summary
+from distredge.measure.ledger import Ledger
+from distredge.measure.points import (
+    PartPoint,
+    Point,
+    head_point,
+    layer_point,
+    part_point,
+    piece_of,
+    plan_parts,
+    random_parts,
+)
+from distredge.measure.row_counts import Adaptive, Every
 from distredge.model.graph import LayerGraph
 from distredge.model.layer import Layer
-from distredge.profiles.table import Measured, RowTiming, Sentinel, TableFile, TableProfile, Timing, head_signature
+from distredge.plans.plan import Plan
+from distredge.profiles.measured import Method, head_signature
+from distredge.profiles.table import TableProfile
 
 SAVE_EVERY_S = 2.0
 SENTINEL_EVERY = 16
 """Points between two measurements of the sentinel."""
 
-WARM_UP_SHARE = 0.2
-"""Warming up before a point, as a share of the time for measuring it."""
-
 Progress = Callable[[int, int, str], None]
-"""Called before each point: points done, points in all, what is measured now."""
+"""Called before each point: points done, points in all as far as known, what is measured now."""
 
 
 @dataclass(frozen=True)
-class Effort:
-    """How long to measure: numbers of rows a layer, and seconds for each of them."""
+class Campaign:
+    """What to measure and how thoroughly. Raises `InputError` for what makes no sense."""
 
-    points: int
-    seconds_per_point: float
+    row_counts: Adaptive | Every = Adaptive(0.03)
+    seconds_per_point: float = 0.2
+    budget_s: float | None = None
+    """When it is spent, nothing is refined any more and nothing measured a second time; what is left is measured."""
+    layers: tuple[str, ...] | None = None
+    """Names of the layers to measure, and nothing else; None: all, the head, and split-parts."""
+    parts: int = 12
+    """How many random split-parts to measure whole."""
+    plan: Plan | None = None
+    """All split-parts of this plan are measured whole as well."""
 
-
-EFFORTS: dict[Literal["quick", "default"], Effort] = {"quick": Effort(3, 0.05), "default": Effort(5, 0.25)}
-"""For VGG-16 on one core `quick` takes a few seconds, `default` about half a minute."""
-
-
-def row_points(height: int, points: int) -> list[int]:
-    """At most `points` numbers of rows from 1 to `height`, both among them, in geometric steps.
-
-    Latency is nearly affine in rows, with an offset: small numbers of rows tell the offset.
-    """
-    if points >= height:
-        return list(range(1, height + 1))
-    return sorted({round(rows) for rows in np.geomspace(1, height, max(points, 2)).tolist()})
+    def __post_init__(self) -> None:
+        if isinstance(self.row_counts, Every) and self.row_counts.granularity < 1:
+            raise InputError("the granularity must be 1 row or more")
+        if isinstance(self.row_counts, Adaptive) and not 0 < self.row_counts.max_error < 1:
+            raise InputError("the error bound must lie between 0 and 1, for example 0.03")
+        if self.parts < 0 or self.seconds_per_point <= 0 or (self.budget_s is not None and self.budget_s <= 0):
+            raise InputError("seconds a point and the budget must be positive, and parts 0 or more")
 
 
 def measure_device(
     graph: LayerGraph,
+    bench: Bench,
     *,
     name: str,
     out: Path,
     rng: np.random.Generator,
-    threads: int = 1,
-    points: int = EFFORTS["default"].points,
-    seconds_per_point: float = EFFORTS["default"].seconds_per_point,
-    budget_s: float | None = None,
-    progress: Progress | None = None,
+    campaign: Campaign = Campaign(),
+    progress: Progress = lambda done, total, what: None,
 ) -> TableProfile:
-    """Measure the layers and the head of a model on this machine, with ONNX Runtime, into `out / NAME.json`.
+    """Measure the layers, the head and some split-parts of a model on a bench's device, into `out / NAME.json`.
 
     What the file already holds is kept and not measured again: so a measurement that was interrupted (by Ctrl-C
-    too) goes on where it stopped, and one profile serves several models. `points` is the number of row counts a
-    layer, its height or more for every one. With `budget_s` the seconds a point are cut to fit, but a point takes
-    three runs at least. The order of layers and row counts is random, so that a drift of the machine does not pass for
-    a property of a layer.
+    too) goes on where it stopped, and one profile serves several models. Everything is measured in random order and
+    twice, a while apart, so that a drift of the device does not pass for a property of a layer.
 
-    Raises `InputError` for a budget or number that is not positive, a name that is no file name or a folder that cannot
-    be written, and `ProfileError` where `out / NAME.json` is of another machine, engine or number of threads.
+    Raises `InputError` for a name that is no file name, an unknown layer or a folder that cannot be written, and
+    `ProfileError` where `out / NAME.json` is of another device, runtime, precision or number of threads.
     """
-    if min(points, threads) < 1 or min(seconds_per_point, 1.0 if budget_s is None else budget_s) <= 0:
-        raise InputError("points, threads, seconds a point and the budget must be positive")
     _make_folder(out, name)
-    run = _Run(graph, name, out / f"{name}.json", rng, threads)
-    todo = run.missing(points)
-    if budget_s is not None:
-        seconds_per_point = min(seconds_per_point, budget_s / (1 + WARM_UP_SHARE) / max(len(todo), 1))
-    run.measure(todo, seconds_per_point, progress or (lambda done, total, what: None))
+    run = _Run(graph, bench, Ledger.open(name, out / f"{name}.json", bench.subject), out / f"{name}.json")
+    run.measure(campaign, rng, progress)
     return TableProfile.load(out / f"{name}.json")
 
 
@@ -95,155 +99,133 @@ def _make_folder(out: Path, name: str) -> None:
         raise InputError(f"cannot write profiles to '{out}': {error.strerror}") from error
 
 
-@dataclass
-class _Point:
-    """Something to measure: rows of a layer, or the head (no layer)."""
-
-    layer: Layer | None
-    rows: int
-
-    @property
-    def title(self) -> str:
-        return f"{self.layer.name}, {self.rows} rows" if self.layer else "head"
-
-
-@dataclass
-class _Timings:
-    """What was measured so far."""
-
-    layers: dict[str, dict[int, RowTiming]] = field(default_factory=dict)
-    heads: dict[str, Timing] = field(default_factory=dict)
-    models: tuple[str, ...] = ()
-    sentinel: Sentinel | None = None
-
-
 class _Run:
-    """One call of `measure_device`: the timings so far and the file that keeps them."""
+    """One sitting: a model, a bench, and the ledger that its timings go into."""
 
-    def __init__(self, graph: LayerGraph, name: str, path: Path, rng: np.random.Generator, threads: int) -> None:
-        from distredge.measure.ort import OrtBench
+    def __init__(self, graph: LayerGraph, bench: Bench, ledger: Ledger, path: Path) -> None:
+        self._graph, self._bench, self._ledger, self._path = graph, bench, ledger, path
+        self._source = OnnxSource.of(graph)
+        self._done, self._began, self._saved = 0, time.monotonic(), time.monotonic()
 
-        self._graph = graph
-        self._name = name
-        self._path = path
-        self._rng = rng
-        self._threads = threads
-        self._bench = OrtBench(graph, rng, threads)
-        self._seconds = 0.0
-        self._saved = time.monotonic()
-        self._timings = self._read() if path.exists() else _Timings()
-
-    def missing(self, points: int) -> list[_Point]:
-        """What is still to measure, in random order."""
-        layers = {layer.signature: layer for layer in self._graph.layers}
-        todo = [
-            _Point(layer, rows)
-            for signature, layer in layers.items()
-            for rows in row_points(layer.height, points)
-            if rows not in self._timings.layers.get(signature, {})
-        ]
-        if self._graph.head.nodes and head_signature(self._graph.head) not in self._timings.heads:
-            todo.append(_Point(None, 0))
-        return [todo[i] for i in self._rng.permutation(len(todo))]
-
-    def measure(self, todo: list[_Point], seconds: float, progress: Progress) -> None:
-        """Measure all of `todo`; what was measured is saved every so often and whatever happens."""
-        self._seconds = seconds if todo else self._seconds
+    def measure(self, campaign: Campaign, rng: np.random.Generator, progress: Progress) -> None:
+        """Measure what is missing; what was measured is saved every so often and whatever happens."""
+        self._campaign, self._rng, self._progress = campaign, rng, progress
+        self._layers = _chosen(self._graph, campaign.layers)
+        parts = self._missing_parts()
+        measured: list[Point] = []
+        self._note_conditions()
         try:
-            for done, point in enumerate(todo):
-                if done % SENTINEL_EVERY == 0:
-                    self._watch()
-                progress(done, len(todo), point.title)
-                self._measure(point)
-                if time.monotonic() - self._saved > SAVE_EVERY_S:
-                    self._save(complete=False)
-            if todo:
+            while (todo := self._missing_layers()) and not (measured and self._is_spent()):
+                self._pass(todo, 2 * (len(measured) + len(todo) + len(parts)))
+                measured += todo
+            self._pass(parts, 2 * (len(measured) + len(parts)))
+            measured += parts
+            if not self._is_spent():
+                self._pass(measured, 2 * len(measured))
+            if measured:
                 self._watch()
-            self._timings.models = tuple(sorted({*self._timings.models, self._graph.name}))
+            self._note_kernels()
+            self._note_open_gaps()
+            if campaign.layers is None:
+                self._ledger.models[self._graph.sha256] = self._graph.name
+            self._note_conditions()
             self._save(complete=True)
         except BaseException:
             self._save(complete=False)
             raise
-        progress(len(todo), len(todo), "done")
+        progress(self._done, self._done, "done")
 
-    @property
-    def _warm_up_s(self) -> float:
-        return self._seconds * WARM_UP_SHARE
+    def _missing_layers(self) -> list[Point]:
+        """What the layers, and the head, still want."""
+        points: dict[tuple[str, ...], Point] = {}
+        for layer in self._layers:
+            known = self._ledger.layers.get(layer.signature, {})
+            for rows in self._campaign.row_counts.wanted(layer.height, known):
+                point = layer_point(layer, rows)
+                points[point.key] = point
+        head = self._graph.head
+        if self._campaign.layers is None and head.nodes and head_signature(head) not in self._ledger.heads:
+            points["head",] = head_point(head_signature(head))
+        return list(points.values())
 
-    def _measure(self, point: _Point) -> None:
-        if point.layer is None:
-            head = self._bench.head(self._warm_up_s, self._seconds)
-            self._timings.heads[head_signature(self._graph.head)] = head
-        else:
-            timing = self._bench.layer(point.layer, point.rows, self._warm_up_s, self._seconds)
-            of_layer = self._timings.layers.setdefault(point.layer.signature, {})
-            of_layer[point.rows] = RowTiming(rows=point.rows, **timing.model_dump())
+    def _missing_parts(self) -> list[PartPoint]:
+        """Split-parts that are still to measure whole: random ones up to their number, and the plan's."""
+        points: list[PartPoint] = []
+        if self._campaign.layers is None:
+            mine = f"{self._graph.name}: "
+            known = sum(part.title.startswith(mine) for part in self._ledger.parts.values())
+            points += random_parts(self._graph, max(self._campaign.parts - known, 0), self._rng)
+        if self._campaign.plan:
+            points += plan_parts(self._graph, self._campaign.plan)
+        return [p for p in {p.key: p for p in points}.values() if p.key not in self._ledger.parts]
+
+    def _pass(self, todo: Sequence[Point], total: int) -> None:
+        """Measure these once, in random order."""
+        for i in self._rng.permutation(len(todo)):
+            if self._done % SENTINEL_EVERY == 0:
+                self._watch()
+            self._progress(self._done, total, todo[i].title)
+            self._ledger.note(todo[i], self._time(todo[i]), self._graph)
+            self._done += 1
+            if time.monotonic() - self._saved > SAVE_EVERY_S:
+                self._save(complete=False)
+
+    def _time(self, point: Point) -> list[list[float]]:
+        seconds = self._campaign.seconds_per_point / 2  # everything is measured twice
+        return self._bench.look(piece_of(self._source, self._graph, point), seconds)
 
     def _watch(self) -> None:
-        """Measure the sentinel: the model's layer of median cost, whole."""
-        layer = sorted(self._graph.layers, key=lambda each: each.macs)[len(self._graph.layers) // 2]
-        median = self._bench.layer(layer, layer.height, self._warm_up_s, self._seconds).median_ms
-        known = self._timings.sentinel
-        before = known.medians_ms if known and known.signature == layer.signature else ()
-        self._timings.sentinel = Sentinel(signature=layer.signature, rows=layer.height, medians_ms=(*before, median))
+        """Measure the sentinel: the layer of median cost, whole."""
+        layer = sorted(self._layers, key=lambda each: each.macs)[len(self._layers) // 2]
+        whole = layer_point(layer, layer.height)
+        self._ledger.watch(whole, self._time(whole))
+
+    def _is_spent(self) -> bool:
+        budget_s = self._campaign.budget_s
+        return budget_s is not None and time.monotonic() - self._began > budget_s
+
+    def _note_open_gaps(self) -> None:
+        """Say where the bound of adaptive measuring is not known to hold."""
+        adaptive = self._campaign.row_counts
+        if isinstance(adaptive, Adaptive):
+            open_at = [x.name for x in self._layers if adaptive.untested(x.height, self._ledger.layers[x.signature])]
+            words = f"{adaptive.max_error:.1%} is not known to hold everywhere in {', '.join(open_at)}"
+            self._ledger.remark(self._graph, "error bound", [words] if open_at else [])
+
+    def _note_kernels(self) -> None:
+        """Have all layers run as one under the runtime's profiler, if it has one."""
+        volume = Volume(self._graph, 0, len(self._graph.layers))
+        whole = part_point(volume, Interval(0, volume.height))
+        if self._campaign.layers is None and self._graph.name not in self._ledger.kernels:
+            kernels = self._bench.breakdown_ms(piece_of(self._source, self._graph, whole))
+            if kernels is not None:
+                self._ledger.note_kernels(self._graph, kernels, summary(self._time(whole)).median_ms)
+
+    def _note_conditions(self) -> None:
+        self._ledger.conditions = (*self._ledger.conditions, self._bench.conditions())
 
     def _save(self, complete: bool) -> None:
-        if self._timings.layers or self._timings.heads:
-            self._file(complete).save(self._path)
+        if self._ledger.layers or self._ledger.heads:
+            self._ledger.file(self._method(), complete).save(self._path)
         self._saved = time.monotonic()
 
-    def _read(self) -> _Timings:
-        """The timings of an earlier run, which must have been made alike."""
-        file = read_json(self._path, TableFile, ProfileError)
-        was = file.provenance
-        for key, now in self._identity().items():
-            if getattr(was, key) != now:
-                raise ProfileError(
-                    f"'{self._path}' was measured with {key} '{getattr(was, key)}', not '{now}': "
-                    "choose another name or remove it"
-                )
-        self._seconds = was.seconds_per_point
-        layers = {signature: {t.rows: t for t in timings} for signature, timings in file.layers.items()}
-        return _Timings(layers, dict(file.heads), was.models, was.sentinel)
-
-    def _file(self, complete: bool) -> TableFile:
-        """The timings so far, as they are stored."""
-        return TableFile(
-            name=self._name,
-            provenance=Measured(
-                **self._identity(),
-                date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                models=self._timings.models,
-                warm_up_s=self._warm_up_s,
-                seconds_per_point=self._seconds,
-                order="random",
-                caches="swept before each repeat, inputs written anew",
-                sentinel=self._timings.sentinel,
-                complete=complete,
-            ),
-            layers={
-                signature: tuple(timings[rows] for rows in sorted(timings))
-                for signature, timings in sorted(self._timings.layers.items())
-            },
-            heads=self._timings.heads,
+    def _method(self) -> Method:
+        seconds = self._campaign.seconds_per_point
+        return Method(
+            warm_up_s=round(WARM_UP_SHARE * seconds, 4),
+            seconds_per_point=seconds,
+            order="random",
+            caches=self._bench.caches,
+            row_counts=self._campaign.row_counts.describe(),
+            commands=self._bench.commands,
         )
 
-    def _identity(self) -> dict[str, Any]:
-        """What must be the same for two measurements to share a file."""
-        return {
-            "host": platform.node(),
-            "cpu": cpu_name(),
-            "engine": self._bench.engine,
-            "engine_version": self._bench.engine_version,
-            "threads": self._threads,
-        }
 
-
-def cpu_name() -> str:
-    """The processor, as the system calls it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith(("model name", "Model")):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+def _chosen(graph: LayerGraph, names: Sequence[str] | None) -> list[Layer]:
+    if names is None:
+        return list(graph.layers)
+    known = {layer.name: layer for layer in graph.layers}
+    for name in names:
+        if name not in known:
+            raise UnknownNameError("layer", name, known, f"(`distredge inspect {graph.name}` lists them)")
+    return [known[name] for name in names]

@@ -19,6 +19,7 @@ from distredge.config import Frozen, read_yaml
 from distredge.errors import ProfileError
 from distredge.model.graph import LayerGraph
 from distredge.model.layer import Layer
+from distredge.profiles.power import Power
 from distredge.profiles.profile import FloatArray, IntArray, Profile
 from distredge.profiles.speed import CpuSpeed, GpuSpeed, Speed
 
@@ -26,12 +27,31 @@ _SPEEDS: dict[str, type[GpuSpeed] | type[CpuSpeed]] = {"gpu": GpuSpeed, "cpu": C
 
 
 class Parameter(Frozen):
-    """One physical quantity of the analytic model."""
+    """One physical quantity of a board."""
 
     value: float = Field(gt=0)
     unit: str
     meaning: str
     origin: str = Field(description="`fitted` with its prior, or the document or evidence that it was taken from")
+
+
+class BoardPower(Frozen):
+    """What a board draws, with the origin of each number; see `Power`."""
+
+    idle_w: Parameter
+    active_w: Parameter
+    radio_w: Parameter
+
+    @model_validator(mode="after")
+    def _idle_is_the_lesser(self) -> BoardPower:
+        if self.idle_w.value > self.active_w.value:
+            raise ValueError(f"idle_w is {self.idle_w.value:g}, more than active_w, {self.active_w.value:g}")
+        return self
+
+    @property
+    def watts(self) -> Power:
+        """The numbers alone."""
+        return Power(self.idle_w.value, self.active_w.value, self.radio_w.value)
 
 
 class Figure(Frozen):
@@ -59,6 +79,8 @@ class BoardFile(Frozen):
     analytic_model: Literal["gpu", "cpu"]
     parameters: dict[str, Parameter]
     figures: tuple[Figure, ...]
+    power: BoardPower | None = None
+    memory_mb: Parameter | None = None
     step_evidence: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -87,6 +109,9 @@ class BoardProfile(Profile):
 
     def __init__(self, file: BoardFile) -> None:
         self.name = file.name
+        self.precision = file.precision
+        self.power = file.power.watts if file.power else None
+        self.memory_mb = file.memory_mb.value if file.memory_mb else None
         self._file = file
         self._element_bytes = 2 if file.precision == "FP16" else 4
 

@@ -31,3 +31,8 @@ def ms_per_byte(rate_mbps: float) -> float:
 def occupancy_ms(payload_bytes: float, rate_mbps: float) -> float:
     """Time that a payload occupies a paced link of `rate_mbps`; 0 for an infinite rate."""
     return payload_bytes * ms_per_byte(rate_mbps)
+
+
+def wire_mbps(payload_ms_per_byte: float, pace: float = 1.0) -> float:
+    """Rate of a link on which a payload byte takes so long, headers counted; `pace` is the share of it in use."""
+    return 8.0 * WIRE_OVERHEAD / (pace * payload_ms_per_byte * 1000.0)

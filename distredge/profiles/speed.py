@@ -43,12 +43,15 @@ class GpuSpeed:
     A convolution is a matrix product of (pixels, output channels) over input channels and taps (implicit GEMM).
     Its tiles run in waves, and a last wave that is partly empty takes as long as a full one: on small maps
     latency is flat and then jumps, on large maps the jumps are too small to see.
+
+    A depthwise convolution is no such product: it is bound by its maps' bytes, or by its groups where kernels take
+    them one by one. A concatenation copies its first input, the other branches having been written in place.
     """
 
     peak_gflops: float = _quantity("GFLOP/s", "peak arithmetic rate of the CUDA cores at this precision")
     spatial_share: float = _quantity("of peak", "rate of k x k convolutions; above 1 by Winograd or tensor cores")
-    pointwise_share: float = _quantity("of peak", "rate of 1 x 1 convolutions; above 1 by tensor cores")
-    depthwise_share: float = _quantity("of peak", "rate of depthwise convolutions")
+    pointwise_ratio: float = _quantity("of spatial_share", "rate of 1 x 1 convolutions against k x k ones")
+    group_us: float = _quantity("us", "time that each group of a grouped convolution takes at least")
     dram_gbps: float = _quantity("GB/s", "bandwidth of the memory")
     bandwidth_share: float = _quantity("of dram_gbps", "bandwidth that kernels reach")
     conv_launch_us: float = _quantity("us", "fixed time of a convolution: launch, filling and draining its pipeline")
@@ -61,30 +64,29 @@ class GpuSpeed:
     def layer_ms(self, layer: Layer, rows: IntArray, element_bytes: int) -> FloatArray:
         """See `Speed`."""
         if not is_convolution(layer):
-            light = self._move_ms(moved_elements(layer, rows) * element_bytes)
-            return np.asarray(self.other_launch_us / 1e3 + light)
+            elements = first_branch_elements(layer, rows) if layer.op == "concat" else moved_elements(layer, rows)
+            return np.asarray(self.other_launch_us / 1e3 + self._move_ms(elements * element_bytes))
         moved = self._move_ms((moved_elements(layer, rows) + layer.params) * element_bytes)
-        arithmetic = self._padded_macs(layer, rows) * 2e-6 / (self.peak_gflops * self._share(layer))
-        return np.asarray(self.conv_launch_us / 1e3 + np.maximum(arithmetic, moved))
+        return np.asarray(self.conv_launch_us / 1e3 + np.maximum(self._arithmetic_ms(layer, rows), moved))
 
     def head_ms(self, head: Head, element_bytes: int) -> float:
         """See `Speed`."""
-        arithmetic = head.macs * 2e-6 / (self.peak_gflops * self.pointwise_share)
+        arithmetic = head.macs * 2e-6 / (self.peak_gflops * self.spatial_share * self.pointwise_ratio)
         moved = head.params * element_bytes * 1e-6 / (self.dram_gbps * self.bandwidth_share)
         return kernels(head) * self.other_launch_us / 1e3 + max(arithmetic, moved)
 
     def _move_ms(self, moved_bytes: FloatArray) -> FloatArray:
         return moved_bytes * 1e-6 / (self.dram_gbps * self.bandwidth_share)
 
-    def _share(self, layer: Layer) -> float:
+    def _arithmetic_ms(self, layer: Layer, rows: IntArray) -> FloatArray:
+        groups = layer.groups * self.group_us / 1e3 if layer.groups > 1 else 0.0
         if is_depthwise(layer):
-            return self.depthwise_share
-        return self.pointwise_share if layer.kernel == (1, 1) else self.spatial_share
+            return np.asarray(groups)
+        share = self.spatial_share * (self.pointwise_ratio if layer.kernel == (1, 1) else 1.0)
+        return np.maximum(groups, self._padded_macs(layer, rows) * 2e-6 / (self.peak_gflops * share))
 
     def _padded_macs(self, layer: Layer, rows: IntArray) -> FloatArray:
         (kernel_h, kernel_w), (cout, _, width) = layer.kernel, layer.out_shape
-        if is_depthwise(layer):
-            return np.asarray(rows * (cout * width * kernel_h * kernel_w), dtype=np.float64)
         quantum = self.input_channel_quantum
         taps = kernel_h * kernel_w
         channels = layer.macs / (layer.height * layer.row_elements * taps)  # a third dimension's taps among them
@@ -97,10 +99,10 @@ class GpuSpeed:
 
 @dataclass(frozen=True, slots=True)
 class CpuSpeed:
-    """An in-order CPU: `launch + weights / bandwidth + max(operations / rate, maps / bandwidth)`, or Winograd.
+    """An ARM CPU: `launch + operations / rate + weights / bandwidth + maps / bandwidth`; nothing overlaps.
 
-    A 3x3 convolution of stride 1 runs as Winograd, whose transforms are a phase of their own:
-    `launch + weights / bandwidth + operations / winograd rate + maps / transform bandwidth`, on whole tiles of rows.
+    A 3x3 convolution of stride 1 runs as Winograd on whole tiles of t rows: it has a rate of its own, its maps pass
+    transforms that have a bandwidth of their own, and its transformed weights are ((t + 2) / 3)^2 times as many.
     Operations are those of the direct form, so that the Winograd rate holds what the method saves.
     """
 
@@ -109,26 +111,26 @@ class CpuSpeed:
     transform_gbps: float = _quantity(
         "GB/s", "maps read and written by a Winograd convolution, over its transforms' time"
     )
-    dram_gbps: float = _quantity("GB/s", "bandwidth of the memory as kernels reach it")
-    launch_us: float = _quantity("us", "fixed time of a kernel: start and join of the threads")
+    dram_gbps: float = _quantity("GB/s", "weights, and maps of other layers, read and written over the time it takes")
+    launch_us: float = _quantity("us", "fixed time of a kernel: what the runtime does around it, starting threads")
     winograd_rows: float = _quantity("rows", "output rows of a Winograd tile")
 
     def layer_ms(self, layer: Layer, rows: IntArray, element_bytes: int) -> FloatArray:
         """See `Speed`."""
-        fixed = self.launch_us / 1e3 + layer.params * element_bytes * 1e-6 / self.dram_gbps
+        megabytes = element_bytes * 1e-6
+        weights, computed, gflops, gbps = float(layer.params), rows, self.direct_gflops, self.dram_gbps
         if is_winograd(layer):
-            whole = np.minimum(np.ceil(rows / self.winograd_rows) * self.winograd_rows, layer.height)
-            maps = moved_elements(layer, whole) * element_bytes * 1e-6
-            return fixed + row_macs(layer) * whole * 2e-6 / self.winograd_gflops + maps / self.transform_gbps
-        maps = moved_elements(layer, rows) * element_bytes * 1e-6
-        arithmetic = row_macs(layer) * rows * 2e-6 / self.direct_gflops
-        return np.asarray(fixed + np.maximum(arithmetic, maps / self.dram_gbps))
+            tile = self.winograd_rows
+            computed = np.minimum(np.ceil(rows / tile) * tile, layer.height)
+            weights, gflops, gbps = weights * ((tile + 2) / 3) ** 2, self.winograd_gflops, self.transform_gbps
+        fixed = self.launch_us / 1e3 + weights * megabytes / self.dram_gbps
+        maps = moved_elements(layer, computed) * megabytes / gbps
+        return np.asarray(fixed + row_macs(layer) * computed * 2e-6 / gflops + maps)
 
     def head_ms(self, head: Head, element_bytes: int) -> float:
         """See `Speed`."""
-        arithmetic = head.macs * 2e-6 / self.direct_gflops
-        moved = head.params * element_bytes * 1e-6 / self.dram_gbps
-        return kernels(head) * self.launch_us / 1e3 + max(arithmetic, moved)
+        weights = head.params * element_bytes * 1e-6 / self.dram_gbps
+        return kernels(head) * self.launch_us / 1e3 + head.macs * 2e-6 / self.direct_gflops + weights
 
 
 def is_convolution(layer: Layer) -> bool:
@@ -167,6 +169,12 @@ def moved_elements(layer: Layer, rows: FloatArray | IntArray) -> FloatArray:
         taken = rows * (height / layer.height)
     read = taken * (channels * width)
     return np.asarray(read + written * len(layer.inputs), dtype=np.float64)
+
+
+def first_branch_elements(layer: Layer, rows: FloatArray | IntArray) -> FloatArray:
+    """Elements that a concatenation's first input moves, read and written."""
+    channels, _, width = layer.in_shape
+    return np.asarray(2.0 * rows * (channels * width))
 
 
 def kernels(head: Head) -> int:

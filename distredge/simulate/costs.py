@@ -12,7 +12,8 @@ from distredge.profiles.profile import FloatArray, Profile
 class VolumeCosts:
     """Tables of one graph's volumes on some devices, each computed once.
 
-    A split-part costs the sum of its layers' latencies for the rows that it computes, halo included.
+    A split-part costs the sum of its layers' latencies for the rows that it computes, halo included, corrected for
+    being run as one (`Profile.fused_ms`).
     """
 
     def __init__(self, graph: LayerGraph, profiles: tuple[Profile, ...]) -> None:
@@ -43,6 +44,7 @@ class VolumeCosts:
                 k = len(volume.entering) + i
                 rows = np.maximum(stops[k][None, :] - starts[k][:, None], 0)
                 total += table[:, rows]
-            total[:, np.tri(size, dtype=bool)] = 0.0
-            self._volumes[key] = total
+            fused = np.stack([kind.fused_ms(volume, apart) for kind, apart in zip(self.kinds, total, strict=True)])
+            fused[:, np.tri(size, dtype=bool)] = 0.0
+            self._volumes[key] = fused
         return self._volumes[key]

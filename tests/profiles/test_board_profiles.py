@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,17 @@ from distredge.model.layer import Layer, LayerInput
 from distredge.model.load import load_model
 from distredge.model.rows import Window
 from distredge.profiles.board import BoardProfile, undivided_ms
+from distredge.profiles.power import Power
 from distredge.profiles.store import load_profile
 from distredge.resources import data_dir
 
-BOARDS = ("jetson-agx-xavier", "jetson-nano", "jetson-tx2", "raspberry-pi-3b")
-GPUS = BOARDS[:3]
+GPUS = ("jetson-agx-xavier", "jetson-nano", "jetson-orin-nano", "jetson-tx2")
+CPUS = ("raspberry-pi-3b", "raspberry-pi-4b")
+BOARDS = (*GPUS, *CPUS)
 PROFILES = {name: load_profile(name) for name in BOARDS}
-FIGURES = {name: yaml.safe_load((data_dir("profiles") / f"{name}.yaml").read_text())["figures"] for name in BOARDS}
+FILES = {name: yaml.safe_load((data_dir("profiles") / f"{name}.yaml").read_text()) for name in BOARDS}
+FIGURES = {name: file["figures"] for name, file in FILES.items()}
+README = (data_dir("profiles") / "README.md").read_text()
 EXPORTED_ANYWAY = ("vgg16", "resnet50")
 
 
@@ -117,8 +122,9 @@ def test_large_maps_are_nearly_affine_on_a_gpu(board: str) -> None:
     assert np.abs(latency - affine).max() < 0.11 * latency.max(), "the median of published TensorRT FP16 layers"
 
 
-def test_arm_computes_winograd_tiles_of_four_rows_and_single_rows_otherwise() -> None:
-    pi = PROFILES["raspberry-pi-3b"]
+@pytest.mark.parametrize("board", CPUS)
+def test_arm_computes_winograd_tiles_of_four_rows_and_single_rows_otherwise(board: str) -> None:
+    pi = PROFILES[board]
     winograd = pi.layer_ms(convolution(64, 56, 64), np.arange(1, 9))
     assert (winograd[:4] == winograd[0]).all()
     assert (winograd[4:] == winograd[4]).all()
@@ -143,23 +149,57 @@ def test_stored_residuals_are_those_of_the_code(board: str, index: int) -> None:
 
 
 def test_readme_states_the_stored_figures() -> None:
-    text = (data_dir("profiles") / "README.md").read_text()
     for board, figures in FIGURES.items():
         for f in figures:
             row = (
                 f"| `{board}` | {f['model']} | {f['published_ms']:g} | {f['predicted_ms']:.4g} | "
                 f"{f['residual']:+.1%} | {f['leave_one_out']:+.1%} |"
             )
-            assert row in text
+            assert row in README
+    left_out = [abs(f["leave_one_out"]) for figures in FIGURES.values() for f in figures]
+    assert f"The median left-out error is {np.median(left_out):.0%}" in README
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_power_and_memory_are_those_of_the_file_and_the_readme(board: str) -> None:
+    profile, power = PROFILES[board], FILES[board]["power"]
+    memory = FILES[board]["memory_mb"]
+    assert profile.power == Power(**{name: number["value"] for name, number in power.items()})
+    assert profile.memory_mb == memory["value"]
+    numbers = [*power.values(), memory]
+    assert [n["unit"] for n in numbers] == ["W", "W", "W", "MB"]
+    assert "| `{}` | {:g} | {:g} | {:g} | {:g} |".format(board, *(n["value"] for n in numbers)) in README
+    words = ("measured", "documented", "single sample", "unverified", "stand-in", "assumption")
+    assert all(n["origin"].startswith(words) for n in numbers), "each origin begins with how far it can be trusted"
+
+
+def test_a_profile_that_knows_neither_power_nor_memory_says_none() -> None:
+    measured = load_profile("pc-x86-1t")
+    assert measured.power is None
+    assert measured.memory_mb is None
 
 
 @pytest.mark.parametrize("board", BOARDS)
 def test_provenance_says_calibrated_and_names_every_source(board: str) -> None:
     provenance = PROFILES[board].provenance()
     assert PROFILES[board].kind == provenance["kind"] == "calibrated"
-    assert len(FIGURES[board]) == 3
-    assert all("@" in f["source"] or "wiki" in f["source"] for f in FIGURES[board])
+    assert len(FIGURES[board]) >= 3
+    assert all(any(mark in f["source"] for mark in ("@", "wiki", "issue #")) for f in FIGURES[board])
     assert provenance["step_evidence"]
+
+
+def test_a_gpu_copies_only_the_first_branch_of_a_concatenation() -> None:
+    """TensorRT lets the other branches write in place: one copy a module in GoogLeNet's published layers."""
+    tx2 = PROFILES["jetson-tx2"]
+    few, many = (pooling(64, 56, "concat"), replace(pooling(64, 56, "concat"), out_shape=(512, 56, 56)))
+    assert tx2.layer_ms(few, np.array([56])) == tx2.layer_ms(many, np.array([56]))
+
+
+def test_depthwise_rows_cost_memory_on_a_new_tensorrt_and_nothing_on_an_old_one() -> None:
+    layer = convolution(512, 112, 512, groups=512)
+    old, new = (PROFILES[board].layer_ms(layer, np.array([1, 112])) for board in ("jetson-tx2", "jetson-orin-nano"))
+    assert old[1] < 1.1 * old[0]
+    assert new[1] > 5 * new[0]
 
 
 def test_the_head_is_bound_by_memory() -> None:
@@ -177,6 +217,7 @@ def test_the_head_is_bound_by_memory() -> None:
         ("spatial_share:", "spacial_share:", "did you mean 'spatial_share'"),
         ("precision: FP16", "precision: FP16\ncolour: red", "unknown key 'colour'"),
         ("value: 25.6", "value: -1", "parameters.dram_gbps.value"),
+        ("value: 10.0", "value: 0.5", "idle_w is 1.6, more than active_w, 0.5"),
         ("schema_version: 1", "schema_version: [", "not valid YAML"),
     ],
 )
