@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
+import yaml
 from pydantic import Field, PrivateAttr, model_validator
 
 from distredge.config import ElementBytes, Frozen, Number, Version1, read_yaml
 from distredge.errors import ScenarioError, UnknownNameError
+from distredge.profiles.network import MESSAGE_MS
 from distredge.profiles.profile import Profile
 from distredge.profiles.store import load_profile
-from distredge.resources import shipped
+from distredge.resources import shipped, write_atomically
 
 SUFFIX = ".yaml"
 
@@ -28,10 +31,56 @@ Rate = Annotated[Number, Field(ge=0.001, le=1_000_000)]
 """Of a link, in Mbit/s."""
 
 
+Delay = Annotated[Number, Field(ge=0, le=60_000)]
+"""In ms."""
+
+MB = 1e6
+"""Bytes."""
+
+
+class Io(Frozen):
+    """What passing a message between a node's compute unit and its link takes (`distredge measure-link`).
+
+    Reading takes a tensor out of the compute unit's memory and packs it for the wire; writing unpacks what came off
+    the wire into that memory. A MB has 10^6 bytes, as they are on the wire.
+    """
+
+    read_ms: Delay = Field(default=0.0, description="of a message")
+    read_ms_per_mb: Delay = Field(default=0.0, description="on top")
+    write_ms: Delay = Field(default=MESSAGE_MS, description="of a message, with the network's own delay")
+    write_ms_per_mb: Delay = Field(default=0.0, description="on top")
+
+    def reading_ms(self, payload_bytes: float) -> float:
+        """Time to read a message of this size."""
+        return self.read_ms + payload_bytes * (self.read_ms_per_mb / MB)
+
+    def writing_ms(self, payload_bytes: float) -> float:
+        """Time to write a message of this size."""
+        return self.write_ms + payload_bytes * (self.write_ms_per_mb / MB)
+
+
 class Requester(Frozen):
     """The device that asks for inference."""
 
     bandwidth_mbps: Rate | None = Field(default=None, description="null: its link never limits")
+    io: Io = Io()
+
+
+Watts = Annotated[Number, Field(ge=0, le=100_000)]
+
+Price = Annotated[Number, Field(ge=0)]
+"""In whatever currency; of an hour."""
+
+Chance = Annotated[Number, Field(ge=0, le=1)]
+"""A probability."""
+
+
+class Draw(Frozen):
+    """What a device draws: the whole of it while it waits or computes, its radio on top while that is on air."""
+
+    active_w: Watts
+    idle_w: Watts = 0.0
+    radio_w: Watts = 0.0
 
 
 class Provider(Frozen):
@@ -40,9 +89,15 @@ class Provider(Frozen):
     name: str = Field(pattern=NODE_NAME)
     profile: str = Field(description="a shipped name, or a path relative to the scenario's file")
     bandwidth_mbps: Rate = Field(description="of its access link, each direction")
+    io: Io = Io()
     memory_mb: Annotated[Number, Field(gt=0)] | None = None
     trace: str | None = Field(default=None, description="CSV `t_s,Mbps`")
     address: str | None = Field(default=None, pattern=r"^\S+:\d+$", description="HOST:PORT at which it listens")
+    power: Draw | None = Field(default=None, description="null: the profile's, if it knows")
+    price_per_hour: Price | None = Field(default=None, description="while it computes")
+    link_price_per_hour: Price = Field(default=0.0, description="while its link is busy, either way")
+    failure_probability: Chance | None = Field(default=None, description="that it fails during a frame")
+    link_failure_probability: Chance = 0.0
 
 
 class Scenario(Frozen):
@@ -96,6 +151,11 @@ class Scenario(Frozen):
         return self.requester.bandwidth_mbps or math.inf
 
 
+def is_scenario(name: str) -> bool:
+    """Whether a name is a shipped scenario's or of a YAML file."""
+    return name in shipped("envs", SUFFIX) or Path(name).suffix in {".yaml", ".yml"}
+
+
 def load_scenario(name: str | Path) -> Scenario:
     """A shipped scenario by its name, or one from a YAML file; raises `UnknownNameError` or `ScenarioError`."""
     known = shipped("envs", SUFFIX)
@@ -110,3 +170,84 @@ def load_scenario(name: str | Path) -> Scenario:
         if provider.trace and not (path.parent / provider.trace).is_file():
             raise ScenarioError(f"{path}: there is no trace '{path.parent / provider.trace}' of '{provider.name}'")
     return scenario
+
+
+def revise(path: Path, values: Mapping[str, Mapping[str, object]]) -> None:
+    """Set keys of nodes, by name, in a scenario's file; comments, order and form of all else stay as they are typed.
+
+    Raises `ScenarioError` if the file is written so that it cannot be done, and then leaves it as it is.
+    """
+    try:
+        text = path.read_bytes().decode()
+        data, root = yaml.safe_load(text), _mapping(yaml.compose(text, yaml.SafeLoader))
+        edits: list[_Edit] = []
+        for name, changes in values.items():
+            if name == REQUESTER:
+                data = _merged(data, {REQUESTER: changes})
+                edits += _edits(text, root, {REQUESTER: changes})
+            else:
+                index = [p["name"] for p in data["providers"]].index(name)
+                data["providers"][index] = _merged(data["providers"][index], changes)
+                edits += _edits(text, _mapping(_entries(root)["providers"][1].value[index]), changes)
+        for start, stop, new in sorted(edits, reverse=True):
+            text = text[:start] + new + text[stop:]
+        if yaml.safe_load(text) != data:
+            raise ValueError("something else would change")
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, yaml.YAMLError) as exc:
+        raise ScenarioError(
+            f"{path}: figures cannot be written into a file of this form ({exc}): do it by hand"
+        ) from exc
+    write_atomically(path, text)
+
+
+_Edit: TypeAlias = tuple[int, int, str]
+"""Characters from, to, and what takes their place."""
+
+
+def _merged(old: Mapping[str, object], new: Mapping[str, object]) -> dict[str, object]:
+    """A mapping with some keys set, also those of mappings in it."""
+    found = dict(old)
+    for key, value in new.items():
+        before = old.get(key)
+        both = isinstance(value, Mapping) and isinstance(before, Mapping)
+        found[key] = _merged(before, value) if both else value  # type: ignore[arg-type]
+    return found
+
+
+def _mapping(node: yaml.Node | None) -> yaml.MappingNode:
+    if not isinstance(node, yaml.MappingNode):
+        raise ValueError("no mapping")
+    return node
+
+
+def _entries(mapping: yaml.MappingNode) -> dict[str, tuple[yaml.Node, yaml.Node]]:
+    """Keys and values of a mapping in a file."""
+    return {key.value: (key, value) for key, value in mapping.value}
+
+
+def _edits(text: str, mapping: yaml.MappingNode, changes: Mapping[str, object]) -> list[_Edit]:
+    """How to set keys of a mapping: known ones where they stand, new ones behind the last that ends on its line."""
+    entries, edits = _entries(mapping), list[_Edit]()
+    new = {name: value for name, value in changes.items() if name not in entries}
+    for name, value in changes.items():
+        if name not in entries:
+            continue
+        old = entries[name][1]
+        if isinstance(value, Mapping) and isinstance(old, yaml.MappingNode):
+            edits += _edits(text, old, value)
+        else:
+            edits.append((old.start_mark.index, old.end_mark.index, _flow({name: value}).partition(": ")[2]))
+    if new:
+        key, last = [e for e in entries.values() if not isinstance(e[1], yaml.CollectionNode) or e[1].flow_style][-1]
+        end = last.end_mark.index
+        before, indent = ", ", ""
+        if not mapping.flow_style:
+            end += len(text[end:].partition("\n")[0])
+            before, indent = "\n", " " * key.start_mark.column
+        edits.append((end, end, "".join(f"{before}{indent}{_flow({name: value})}" for name, value in new.items())))
+    return edits
+
+
+def _flow(entry: Mapping[str, object]) -> str:
+    """`key: value`, on one line."""
+    return str(yaml.safe_dump(dict(entry), default_flow_style=True, sort_keys=False, width=math.inf)).strip()[1:-1]

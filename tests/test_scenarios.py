@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from distredge.errors import InputError, ScenarioError, UnknownNameError
 from distredge.resources import shipped
-from distredge.scenario import load_scenario
+from distredge.scenario import REQUESTER, Io, load_scenario, revise
 
 XAVIER, TX2, NANO, PI3 = "jetson-agx-xavier", "jetson-tx2", "jetson-nano", "raspberry-pi-3b"
 
@@ -116,6 +116,10 @@ def test_path_that_is_no_file(tmp_path: Path, missing: str) -> None:
         (": 50", ": .nan", "'providers.0.bandwidth_mbps'"),
         (": 50", ": .inf", "'providers.0.bandwidth_mbps'"),
         (": 50", ": true", "'providers.0.bandwidth_mbps'"),
+        (": 50", ": 50, io: {read: 1}", "unknown key 'providers.0.io.read', did you mean 'read_ms'?"),
+        (": 50", ": 50, io: {read_ms: -1}", "'providers.0.io.read_ms'"),
+        (": 50", ": 50, io: {write_ms_per_mb: .inf}", "'providers.0.io.write_ms_per_mb'"),
+        (": 50", ": 50, io: 3", "'providers.0.io'"),
         (": 50", ": 50, trace: nowhere.csv", "there is no trace"),
         (": 50", ": 50, address: somewhere", "'providers.0.address'"),
         ("name: mine", "name: mine\nelement_bytes: true", "'element_bytes'"),
@@ -159,3 +163,73 @@ def test_whatever_is_typed_into_a_file_it_loads_or_is_refused_in_one_line(
         load_scenario(path)
     except ScenarioError as error:
         one_line(error)
+
+
+def test_io_is_todays_unless_it_is_given(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(VALID)
+    (provider,) = load_scenario(path).providers
+    assert provider.io == load_scenario(path).requester.io == Io()
+    assert (provider.io.reading_ms(2e6), provider.io.writing_ms(2e6)) == (0.0, 0.25)
+    path.write_text(VALID.replace(": 50", ": 50, io: {read_ms: 1, read_ms_per_mb: 2, write_ms: 3, write_ms_per_mb: 4}"))
+    (provider,) = load_scenario(path).providers
+    assert (provider.io.reading_ms(2e6), provider.io.writing_ms(2e6)) == (1 + 2 * 2, 3 + 2 * 4)
+
+
+FORMS = {
+    "flow": VALID,
+    "block": "providers:\n  - name: a   # one\n    bandwidth_mbps: 5  # ?\n    profile: jetson-nano\n# end\nname: m\n",
+    "no newline at the end": "providers:\n- profile: jetson-nano\n  bandwidth_mbps: 50\n  name: a\nname: mine",
+    "requester": "requester: {bandwidth_mbps: null}  # mine\n" + VALID,
+    "block io": VALID + "requester:\n  io:\n    read_ms: 7   # long\n    write_ms: 8\n",
+    "json": '{"name": "mine", "providers": [{"name": "a", "profile": "jetson-nano", "bandwidth_mbps": 50}]}',
+    "windows": VALID.replace("\n", "\r\n"),
+    "words of any script": "# \u00fcber \u4f60\u597d \U0001f600\n" + VALID,
+}
+FIGURES = {
+    "a": {"bandwidth_mbps": 47.5, "io": {"read_ms": 1e-05, "write_ms": 0.5}},
+    REQUESTER: {"io": {"read_ms": 0.25}},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_figures_are_put_into_a_file_of_any_form(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(FORMS[form].encode())
+    revise(path, FIGURES)
+    scenario = load_scenario(path)
+    (provider,) = scenario.providers
+    assert (provider.name, provider.profile, provider.bandwidth_mbps) == ("a", "jetson-nano", 47.5)
+    assert (provider.io.read_ms, provider.io.write_ms) == (1e-05, 0.5)
+    assert scenario.requester.io.read_ms == 0.25
+    text = path.read_bytes().decode()
+    for line in FORMS[form].splitlines():
+        _, hash_sign, comment = line.partition("#")
+        assert hash_sign + comment in text
+    revise(path, FIGURES)
+    assert path.read_bytes().decode() == text
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("x: &x {name: a, profile: p, bandwidth_mbps: 1}\nproviders: [*x]\ny: *x\n", ["a"]),
+        ("providers: [1]\n", ["a"]),
+        (VALID, ["b"]),
+        ("providers: {", ["a"]),
+        ("", ["a"]),
+    ],
+)
+def test_a_file_that_cannot_be_revised_is_left_alone(tmp_path: Path, text: str, names: list[str]) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ScenarioError) as caught:
+        revise(path, {name: {"bandwidth_mbps": 2.0} for name in names})
+    assert "by hand" in " ".join(one_line_of(caught.value).split())
+    assert path.read_text() == text
+
+
+def one_line_of(error: InputError) -> str:
+    """What the command line prints of it."""
+    assert error.exit_code == 2
+    return " ".join(str(error).split())

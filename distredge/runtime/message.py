@@ -13,16 +13,23 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of the messages; both ends must speak the same."""
 
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 MAX_PAYLOAD_BYTES = 1024 * 1024
 
+MAX_PROBE_BYTES = 16 * 1024 * 1024
+"""Of one transfer by which a link is measured."""
+
+MAX_HOPS = 3
+
 Count = Annotated[int, Meta(ge=0, le=2**40)]
 Size = Annotated[int, Meta(ge=1, le=2**24)]
 Rows = tuple[Count, Count]
 Layer = Annotated[int, Meta(ge=-1, le=2**24)]
+Ms = Annotated[float, Meta(ge=0, le=1e9)]
+ProbeBytes = Annotated[int, Meta(ge=1, le=MAX_PROBE_BYTES)]
 Wire: TypeAlias = Literal["float32", "float16", "int8"]
 Dtype: TypeAlias = Literal[
     "float32", "float16", "float64", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"
@@ -69,10 +76,37 @@ class Stage(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Emulation(msgspec.Struct, frozen=True, array_like=True):
-    """Stand in for a board: hold each stage for its `hold_ms`, shape the link to `rate_mbps` (None: unlimited)."""
+    """Stand in for a board: hold each stage for its `hold_ms`, shape the link to `rate_mbps` (None: unlimited).
 
-    hold_ms: tuple[Annotated[float, Meta(ge=0)], ...]
+    A stage's inputs are held for its `write_ms` before, and a message for `read_ms` and `read_byte_ms` a byte before it
+    is sent: I/O that the board needs on top of what this machine does. The requester's one `write_ms` is for results.
+    """
+
+    hold_ms: tuple[Ms, ...]
     rate_mbps: Annotated[float, Meta(gt=0)] | None
+    write_ms: tuple[Ms, ...] = ()
+    read_ms: Ms = 0.0
+    read_byte_ms: Ms = 0.0
+
+
+UNCHANGED = Emulation((), None)
+"""No stand-in: everything takes its own time."""
+
+
+class Observed(msgspec.Struct, frozen=True, array_like=True):
+    """What a node has seen of a link from another one: see `runtime.link_estimate`."""
+
+    sender: str
+    mbps: Annotated[float, Meta(gt=0, le=1e9)]
+    fixed_ms: Ms
+    samples: Count
+
+
+class Hop(msgspec.Struct, frozen=True, array_like=True):
+    """Where a probe goes next, and with how many bytes."""
+
+    peer: str
+    payload_bytes: ProbeBytes
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -83,7 +117,7 @@ class Setup(_Message, frozen=True):
     """Requester to provider: a session begins; its stages, and where the others are.
 
     `input_shape` is that of the model's image; `outputs` are names and shapes of the outputs that the head makes (0: a
-    size that only the head knows), `threads` those of the engine.
+    size that only the head knows), `threads` those of the engine. Without stages the session is one of probes.
     """
 
     protocol: int
@@ -127,6 +161,7 @@ class Busy(_Message, frozen=True):
 class RowsChunk(_Message, frozen=True):
     """Part of a block of rows of a layer's tensor, for a boundary: its bytes from `offset` on. Chunks come in order."""
 
+    sender: str
     frame: Count
     boundary: Count
     layer: Layer
@@ -141,6 +176,7 @@ class ResultChunk(_Message, frozen=True):
     Of float type it has the wire's precision, of any other type that one: `dtype`.
     """
 
+    sender: str
     frame: Count
     output: Count
     offset: Count
@@ -149,10 +185,25 @@ class ResultChunk(_Message, frozen=True):
     dtype: Dtype
 
 
+class Probe(_Message, frozen=True):
+    """Part of a transfer by which links are measured: it visits the nodes of its `route`, the requester at last.
+
+    `number` is that of the transfer, `total` its bytes to this node. `spent_ms` tells, for each node that it has left,
+    what writing it into memory and reading what goes on out of it took there.
+    """
+
+    number: Count
+    total: ProbeBytes
+    offset: Count
+    route: Annotated[tuple[Hop, ...], Meta(max_length=MAX_HOPS)]
+    spent_ms: Annotated[tuple[tuple[Ms, Ms], ...], Meta(max_length=MAX_HOPS)]
+
+
 class Heartbeat(_Message, frozen=True):
-    """Either way: still there."""
+    """Either way: still there. A provider also tells what it sees of the links by which rows come to it."""
 
     sender: str
+    links: tuple[Observed, ...] = ()
 
 
 class Failed(_Message, frozen=True):
@@ -176,11 +227,13 @@ class Report(_Message, frozen=True):
     bytes_in: Count
     bytes_out: Count
     rows: Count
+    links: tuple[Observed, ...]
 
 
 Message: TypeAlias = (
-    Setup | NeedModel | ModelChunk | Ready | Busy | RowsChunk | ResultChunk | Heartbeat | Failed | Stop | Report
+    Setup | NeedModel | ModelChunk | Ready | Busy | RowsChunk | ResultChunk | Probe | Heartbeat | Failed | Stop | Report
 )
+WITH_PAYLOAD = ModelChunk | RowsChunk | ResultChunk | Probe
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)
@@ -200,7 +253,7 @@ def decode(frames: list[bytes]) -> tuple[Message, bytes]:
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise MessageError(f"not a message: {exc}") from exc
     payload = frames[1] if len(frames) == 2 else b""
-    if bool(payload) != isinstance(message, ModelChunk | RowsChunk | ResultChunk) or len(payload) > MAX_PAYLOAD_BYTES:
+    if bool(payload) != isinstance(message, WITH_PAYLOAD) or len(payload) > MAX_PAYLOAD_BYTES:
         raise MessageError(f"{type(message).__name__} with {len(payload)} payload bytes")
     return message, payload
 

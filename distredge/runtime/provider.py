@@ -19,12 +19,14 @@ from distredge.profiles.network import QUANTUM_BYTES
 from distredge.runtime.keys import Keys
 from distredge.runtime.message import (
     PROTOCOL,
+    UNCHANGED,
     Busy,
     Failed,
     Heartbeat,
     Message,
     MessageError,
     ModelChunk,
+    Probe,
     Report,
     RowsChunk,
     Setup,
@@ -112,13 +114,17 @@ class Provider:
     def _handle_in_session(self, session: Session, message: Message, payload: bytes) -> None:
         self._heard = time.monotonic()  # rows of others count: what the requester says may be queued behind them
         if isinstance(message, RowsChunk):
+            if message.sender in session.setup.addresses:
+                session.arrivals.took(message, len(payload), self._inbox.received_s)
             session.assembly.add_chunk(message, payload)
+        elif isinstance(message, Probe):
+            session.add_probe(message, payload)
         elif isinstance(message, ModelChunk):
             self._add_model(session, message, payload)
         elif isinstance(message, Stop):
             if message.report:
                 totals = session.compute_ms, self._inbox.bytes_in, self._sender.bytes_out, session.rows
-                self._sender.put(REQUESTER, Report(session.id, self.name, *totals))
+                self._sender.put(REQUESTER, Report(session.id, self.name, *totals, session.arrivals.observed()))
             self._end_session()
         elif not isinstance(message, Heartbeat):
             raise MessageError(f"{type(message).__name__} is for requesters")
@@ -136,10 +142,11 @@ class Provider:
         if self._session or problem:
             self._refuse(setup, requester, problem)
             return
-        emulation = setup.emulation
-        rate = (emulation.rate_mbps if emulation else None) or math.inf
+        emulation = setup.emulation or UNCHANGED
+        rate = emulation.rate_mbps or math.inf
+        chunk_bytes = QUANTUM_BYTES if setup.emulation else CHUNK_BYTES
         self._inbox.shape(rate)
-        self._sender.reset(peers, rate, QUANTUM_BYTES if emulation else CHUNK_BYTES)
+        self._sender.reset(peers, rate, chunk_bytes, (emulation.read_ms, emulation.read_byte_ms))
         self._beats.connect({REQUESTER: requester})
         self._heard = time.monotonic()
         self._session = Session(self.name, setup, self._worker, self._sender, self._store)
@@ -170,7 +177,7 @@ class Provider:
         if self._session is None or now < self._beat_due:
             return
         self._beat_due = now + BEAT_S
-        self._beats.send(REQUESTER, Heartbeat(self._session.id, self.name))
+        self._beats.send(REQUESTER, Heartbeat(self._session.id, self.name, self._session.arrivals.observed()))
         if now - self._heard > LOST_S:
             log.warning("the requester of session %s is gone", self._session.id)
             self._end_session()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,13 @@ import numpy as np
 from distredge.engine.base import FloatRows
 from distredge.errors import InputError
 from distredge.plans.plan import BoundPlan
+from distredge.profiles.network import MESSAGE_MS
 from distredge.runtime.assignment import assignments
 from distredge.runtime.keys import Keys, create_keys
 from distredge.runtime.launch import Launcher
-from distredge.runtime.message import Emulation, Report, Wire
+from distredge.runtime.message import Emulation, Observed, Report, Wire
 from distredge.runtime.requester import FrameResult, Requester
-from distredge.scenario import REQUESTER, Scenario
+from distredge.scenario import MB, REQUESTER, Io, Scenario
 from distredge.simulate.timeline import trace
 
 WIRES: dict[Wire, int] = {"int8": 1, "float16": 2, "float32": 4}
@@ -60,12 +62,28 @@ class Latency:
 
 @dataclass(frozen=True)
 class ProviderTotals:
-    """What a provider did, on average for an image: payload bytes, and rows of the volumes' last layers."""
+    """What a provider did, on average for an image: payload bytes, and rows of the volumes' last layers.
+
+    `link_mbps` is the highest rate at which rows were seen to come to it or from it: its link is at least so fast. None
+    if there were too few transfers to tell.
+    """
 
     compute_ms: float
     bytes_in: int
     bytes_out: int
     rows: int
+    link_mbps: float | None
+
+
+@dataclass(frozen=True)
+class ObservedLink:
+    """A link as its receiver saw it (`runtime.link_estimate`): Mbit/s on the wire, fixed delay of a block in ms."""
+
+    sender: str
+    receiver: str
+    mbps: float
+    fixed_ms: float
+    samples: int
 
 
 @dataclass(frozen=True)
@@ -81,6 +99,7 @@ class RunReport:
     latency_ms: Latency
     max_abs_diff: float | None
     per_provider: dict[str, ProviderTotals]
+    links: tuple[ObservedLink, ...]
 
 
 def run_plan(
@@ -101,14 +120,14 @@ def run_plan(
     """
     if options.emulate and options.verify:
         raise InputError("an emulated run computes nothing that could be verified: leave out --emulate or --verify")
+    wire = wire_of(options, scenario)
     requester = Requester(
         bound,
         addresses,
         keys=keys,
         listen=listen,
-        wire=wire_of(options, scenario),
-        emulations=emulations(bound, scenario) if options.emulate else None,
-        rate_mbps=scenario.requester_mbps if options.emulate else math.inf,
+        wire=wire,
+        emulations=emulations(bound, scenario, WIRES[wire]) if options.emulate else None,
         threads=options.threads,
         check=check,
     )
@@ -129,8 +148,9 @@ def run_plan(
     largest = difference(bound, shown, results) if options.verify else None
     latencies = [result.latency_ms for result in results]
     p50, p90, p99 = (float(p) for p in np.percentile(latencies, (50, 90, 99)))
-    totals = {name: _totals(reports.get(name), len(shown) + len(warm_up)) for name in bound.plan.providers}
-    return RunReport(len(shown), len(shown) / seconds, Latency(p50, p90, p99), largest, totals)
+    links = _links(requester.observed_links())
+    totals = {name: _totals(name, reports.get(name), len(shown) + len(warm_up), links) for name in bound.plan.providers}
+    return RunReport(len(shown), len(shown) / seconds, Latency(p50, p90, p99), largest, totals, links)
 
 
 def run_here(
@@ -161,14 +181,35 @@ def wire_of(options: RunOptions, scenario: Scenario) -> Wire:
     return options.wire or ("float32" if options.verify else by_size[scenario.element_bytes])
 
 
-def emulations(bound: BoundPlan, scenario: Scenario) -> dict[str, Emulation]:
-    """How each provider of a plan stands in for its board: what the simulator says that its stages take."""
-    times = {(work.provider, work.volume): work.compute_ms for work in trace(bound, scenario).work}
-    rates = {provider.name: provider.bandwidth_mbps for provider in scenario.providers}
-    return {
-        name: Emulation(tuple(times[name, stage.boundary] for stage in stages), rates[name])
+def emulations(bound: BoundPlan, scenario: Scenario, element_bytes: int | None = None) -> dict[str, Emulation]:
+    """How each node of a plan, the requester too, stands in for its board: what the simulator says its stages take.
+
+    `element_bytes` replaces the scenario's for another precision on the wire. Of writing, `MESSAGE_MS` is what this
+    machine needs itself.
+    """
+    timeline = trace(bound, scenario, element_bytes=element_bytes)
+    times = {(work.provider, work.volume): work.compute_ms for work in timeline.work}
+    came: dict[tuple[str, int], float] = defaultdict(float)
+    for message in timeline.transfers:
+        came[message.receiver, message.volume] += message.payload_bytes
+
+    def stand_in(name: str, rate_mbps: float | None, io: Io, stages: Sequence[int]) -> Emulation:
+        return Emulation(
+            tuple(times.get((name, v), 0.0) for v in stages),
+            rate_mbps,
+            tuple(max(0.0, io.writing_ms(came[name, v]) - MESSAGE_MS) if came[name, v] else 0.0 for v in stages),
+            io.read_ms,
+            io.read_ms_per_mb / MB,
+        )
+
+    devices = {provider.name: provider for provider in scenario.providers}
+    found = {
+        name: stand_in(name, devices[name].bandwidth_mbps, devices[name].io, [stage.boundary for stage in stages])
         for name, stages in assignments(bound).items()
     }
+    requester = scenario.requester
+    found[REQUESTER] = stand_in(REQUESTER, requester.bandwidth_mbps, requester.io, [len(bound.volumes) + 1])
+    return found
 
 
 def difference(bound: BoundPlan, images: Sequence[FloatRows], results: list[FrameResult]) -> float:
@@ -192,13 +233,25 @@ def difference(bound: BoundPlan, images: Sequence[FloatRows], results: list[Fram
     return largest / (scale or 1.0)
 
 
-def _totals(report: Report | None, images: int) -> ProviderTotals:
+def _links(observed: Mapping[str, Sequence[Observed]]) -> tuple[ObservedLink, ...]:
+    """What the receivers have seen, as links."""
+    return tuple(
+        ObservedLink(link.sender, receiver, link.mbps, link.fixed_ms, link.samples)
+        for receiver, links in sorted(observed.items())
+        for link in links
+    )
+
+
+def _totals(name: str, report: Report | None, images: int, links: Sequence[ObservedLink]) -> ProviderTotals:
     """A provider's report for one image; zeros for one that had nothing to do."""
+    seen = [link.mbps for link in links if name in (link.sender, link.receiver)]
+    fastest = max(seen, default=None)
     if report is None:
-        return ProviderTotals(0.0, 0, 0, 0)
+        return ProviderTotals(0.0, 0, 0, 0, fastest)
     return ProviderTotals(
         compute_ms=report.compute_ms / images,
         bytes_in=report.bytes_in // images,
         bytes_out=report.bytes_out // images,
         rows=report.rows // images,
+        link_mbps=fastest,
     )

@@ -23,7 +23,7 @@ import zmq
 
 from distredge.engine.emulated import sleep_until
 from distredge.errors import InputError
-from distredge.profiles.network import occupancy_ms
+from distredge.profiles.network import QUANTUM_BYTES, occupancy_ms
 from distredge.runtime.keys import Keys
 from distredge.runtime.message import (
     MAX_HEADER_BYTES,
@@ -38,7 +38,10 @@ from distredge.runtime.message import (
 Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
 
 CHUNK_BYTES = 128 * 1024
-"""Rows go in chunks of this size, so that encryption, transfer and unpacking overlap."""
+"""Rows go in chunks of this size at most, so that encryption, transfer and unpacking overlap."""
+
+MIN_CHUNKS = 4
+"""A block goes in so many chunks if they have a quantum each: its receiver can then tell how fast they came."""
 
 QUEUE_MESSAGES = 1000
 """High-water mark of a socket; what is really under way is bounded by the frames in flight."""
@@ -104,7 +107,8 @@ class Inbox:
         self.bytes_in = 0
         self.rejected = 0
         self._rate_mbps, self._free = math.inf, 0.0
-        self._arrived: deque[tuple[Message, bytes]] = deque()
+        self.received_s = 0.0
+        self._arrived: deque[tuple[float, Message, bytes]] = deque()
         self._under_way: deque[tuple[float, Message, bytes]] = deque()
 
     def shape(self, rate_mbps: float) -> None:
@@ -112,16 +116,15 @@ class Inbox:
         self._rate_mbps, self._free, self.bytes_in = rate_mbps, 0.0, 0
 
     def receive(self, timeout_s: float) -> tuple[Message, bytes] | None:
-        """The next message, or None if none comes in time."""
+        """The next message, or None if none comes in time; `received_s` is then the monotonic time at which it came."""
         deadline = time.monotonic() + timeout_s
         while True:
             self._take_in()
-            if self._arrived:
-                return self._arrived.popleft()
             now = time.monotonic()
             due = self._under_way[0][0] if self._under_way else math.inf
-            if due <= now:
-                return self._under_way.popleft()[1:]
+            if self._arrived or due <= now:
+                self.received_s, message, payload = (self._arrived or self._under_way).popleft()
+                return message, payload
             if deadline <= now:
                 return None
             self._wait(min(due, deadline) - now)
@@ -153,7 +156,7 @@ class Inbox:
                 self._free = max(time.monotonic(), self._free) + occupancy_ms(len(payload), self._rate_mbps) / 1000.0
                 self._under_way.append((self._free, message, payload))
             else:
-                self._arrived.append((message, payload))
+                self._arrived.append((time.monotonic(), message, payload))
 
     def _wait(self, seconds: float) -> None:
         """Wait so long or until something arrives; the socket's own clock knows whole milliseconds only."""
@@ -226,6 +229,7 @@ class _Reset:
     peers: Mapping[str, Peer]
     rate_mbps: float
     chunk_bytes: int
+    reading_ms: tuple[float, float]
 
 
 class Sender(Thread):
@@ -243,6 +247,7 @@ class Sender(Thread):
         self._on_lost = on_lost
         self._queue: queue.SimpleQueue[tuple[_Outgoing, ...] | _Reset | None] = queue.SimpleQueue()
         self._rate_mbps, self._chunk_bytes, self._free = math.inf, CHUNK_BYTES, 0.0
+        self._reading_ms, self._read = (0.0, 0.0), 0.0
         self._lost: set[str] = set()
 
     def put(self, peer: str, message: Message, payload: memoryview | None = None) -> None:
@@ -256,9 +261,19 @@ class Sender(Thread):
         """
         self._queue.put(tuple(_Outgoing(*item) for item in messages))
 
-    def reset(self, peers: Mapping[str, Peer], rate_mbps: float = math.inf, chunk_bytes: int = CHUNK_BYTES) -> None:
-        """Talk to these nodes from now on, no faster than `rate_mbps`."""
-        self._queue.put(_Reset(peers, rate_mbps, chunk_bytes))
+    def reset(
+        self,
+        peers: Mapping[str, Peer],
+        rate_mbps: float = math.inf,
+        chunk_bytes: int = CHUNK_BYTES,
+        reading_ms: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
+        """Talk to these nodes from now on, no faster than `rate_mbps`.
+
+        A message with payload is held as if it were read out of a board's memory before, one after the other: for
+        `reading_ms`, of a message and of a byte.
+        """
+        self._queue.put(_Reset(peers, rate_mbps, chunk_bytes, reading_ms))
 
     def stop(self) -> None:
         """Send what is queued, then end the thread and close its sockets."""
@@ -271,7 +286,8 @@ class Sender(Thread):
             if isinstance(item, _Reset):
                 self._connections.connect(item.peers)
                 self._rate_mbps, self._chunk_bytes = item.rate_mbps, item.chunk_bytes
-                self._free, self.bytes_out = 0.0, 0
+                self._reading_ms = item.reading_ms
+                self._free, self._read, self.bytes_out = 0.0, 0.0, 0
                 self._lost.clear()
             else:
                 self._send_together(item)
@@ -287,11 +303,14 @@ class Sender(Thread):
 
     def _chunks(self, item: _Outgoing) -> Iterator[bool]:
         """Send a message's next chunk at each step; ends early if the peer does not take one."""
-        size = MAX_PAYLOAD_BYTES if isinstance(item.message, ModelChunk) else self._chunk_bytes
+        size = min(self._chunk_bytes, max(QUANTUM_BYTES, math.ceil(len(item.payload) / MIN_CHUNKS)))
+        if isinstance(item.message, ModelChunk):
+            size = MAX_PAYLOAD_BYTES
+        ready = self._when_read(item) if item.payload else item.ready
         for offset in range(0, len(item.payload) or 1, size):
             chunk, message = item.payload[offset : offset + size], item.message
             if chunk:
-                self._pace(item.ready, len(chunk))
+                self._pace(ready, len(chunk))
                 message = msgspec.structs.replace(message, offset=offset)
                 self.bytes_out += len(chunk)  # before it leaves: whoever has got it may ask for the sum
             if item.peer in self._lost:
@@ -302,8 +321,13 @@ class Sender(Thread):
                 return
             yield True
 
+    def _when_read(self, item: _Outgoing) -> float:
+        """When a board would have read the message out of its memory, after the one before it."""
+        message_ms, byte_ms = self._reading_ms
+        self._read = max(item.ready, self._read) + (message_ms + len(item.payload) * byte_ms) / 1000.0
+        return self._read
+
     def _pace(self, ready: float, payload_bytes: int) -> None:
-        """Wait until a link of the set rate would have taken the payload."""
-        if math.isfinite(self._rate_mbps):
-            self._free = max(ready, self._free) + occupancy_ms(payload_bytes, self._rate_mbps) / 1000.0
-            sleep_until(self._free)
+        """Wait until the payload is read and a link of the set rate would have taken it."""
+        self._free = max(ready, self._free) + occupancy_ms(payload_bytes, self._rate_mbps) / 1000.0
+        sleep_until(self._free)

@@ -15,10 +15,26 @@ import numpy as np
 import numpy.typing as npt
 
 from distredge.engine.base import FloatRows, HeadEngine
+from distredge.engine.emulated import sleep_until
 from distredge.geometry.interval import Interval
 from distredge.runtime.assembly import Assembly
 from distredge.runtime.engines import Engines, emulated_engines, real_engines
-from distredge.runtime.message import Dtype, Failed, NeedModel, Ready, ResultChunk, RowsChunk, Setup, Stage, pack
+from distredge.runtime.link_estimate import Arrivals
+from distredge.runtime.message import (
+    UNCHANGED,
+    Dtype,
+    Failed,
+    MessageError,
+    NeedModel,
+    Probe,
+    Ready,
+    ResultChunk,
+    RowsChunk,
+    Setup,
+    Stage,
+    pack,
+)
+from distredge.runtime.relay import ProbeBlocks, onward
 from distredge.runtime.store import ModelStore
 from distredge.runtime.transport import Sender
 from distredge.scenario import REQUESTER
@@ -64,10 +80,13 @@ class Session:
         self.rows = 0
         wanted = {stage.boundary: stage.inputs for stage in setup.stages}
         self.assembly = Assembly(wanted, setup.wire, self._input_ready, values=setup.emulation is None)
+        self.arrivals = Arrivals(shaped=setup.emulation is not None)
+        self._probes = ProbeBlocks(setup.wire)
         self._made: dict[tuple[int, int], tuple[int, FloatRows]] = {}
         self._name, self._worker, self._sender, self._store = name, worker, sender, store
         self._stages = {stage.boundary: stage for stage in setup.stages}
         self._engines: Engines = {}
+        self._write_ms = dict(zip(self._stages, (setup.emulation or UNCHANGED).write_ms, strict=False))
 
     def begin(self) -> None:
         """Have the engines built; then, or without the model's files, the requester is told."""
@@ -77,8 +96,21 @@ class Session:
         """Tell the requester that the session cannot go on."""
         self._sender.put(REQUESTER, Failed(self.id, self._name, reason))
 
+    def add_probe(self, probe: Probe, payload: bytes) -> None:
+        """Take part of a probe; when all is here, it goes on. Raises `MessageError` for one that does not fit."""
+        if self._stages or not probe.route or probe.route[0].peer not in self.setup.addresses:
+            raise MessageError("a probe in a session that runs a plan, or that leads nowhere")
+        written_ms = self._probes.add(probe, payload)
+        if written_ms is not None:
+            pass_on = partial(self._pass_probe, probe, written_ms)
+            self._worker.put(partial(self._guard, "cannot pass a probe on", pass_on))
+
+    def _pass_probe(self, probe: Probe, written_ms: float) -> None:
+        self._sender.put(*onward(probe, written_ms, self.setup.wire))
+
     def _input_ready(self, frame: int, boundary: int, inputs: list[FloatRows]) -> None:
-        run = partial(self._run_stage, frame, boundary, inputs)
+        written = time.monotonic() + self._write_ms.get(boundary, 0.0) / 1000.0
+        run = partial(self._run_stage, frame, boundary, inputs, written)
         work = partial(self._guard, f"cannot compute volume {boundary}", run)
         self._worker.put(work, frame, boundary)
 
@@ -92,7 +124,9 @@ class Session:
             self.fail(f"{complaint}: {' '.join(str(exc).split())[:400] or type(exc).__name__}")
 
     def _build(self) -> None:
-        if self.setup.emulation:
+        if not self.setup.stages:
+            self._engines = {}
+        elif self.setup.emulation:
             self._engines = emulated_engines(self.setup, self.setup.emulation)
         elif path := self._store.find(self.setup.model_sha256):
             self._engines = real_engines(self.setup, path)
@@ -101,8 +135,9 @@ class Session:
             return
         self._sender.put(REQUESTER, Ready(self.id, self._name))
 
-    def _run_stage(self, frame: int, boundary: int, inputs: list[FloatRows]) -> None:
-        """Compute one stage of a frame and pass its rows, or the result, on."""
+    def _run_stage(self, frame: int, boundary: int, inputs: list[FloatRows], written: float) -> None:
+        """Compute one stage of a frame, once a board would have its rows in memory, and pass what it makes on."""
+        sleep_until(written)
         engine, stage, started = self._engines[boundary], self._stages[boundary], time.monotonic()
         if isinstance(engine, HeadEngine):
             outputs = engine.run(inputs)
@@ -123,7 +158,7 @@ class Session:
             rows = made[:, :, send.rows[0] - first : send.rows[1] - first]
             if send.peer:
                 data, scale = pack(rows, self.setup.wire)
-                chunk = RowsChunk(self.id, frame, send.boundary, send.layer, send.rows, 0, scale)
+                chunk = RowsChunk(self.id, self._name, frame, send.boundary, send.layer, send.rows, 0, scale)
                 self._sender.put(send.peer, chunk, data)
             else:
                 self.assembly.add_rows(frame, send.boundary, send.layer, Interval(*send.rows), rows)
@@ -136,4 +171,6 @@ class Session:
             output = outputs[name]
             data, scale = pack(output, self.setup.wire)
             dtype = cast(Dtype, str(output.dtype))
-            self._sender.put(REQUESTER, ResultChunk(self.id, frame, index, 0, scale, output.shape, dtype), data)
+            self._sender.put(
+                REQUESTER, ResultChunk(self.id, self._name, frame, index, 0, scale, output.shape, dtype), data
+            )

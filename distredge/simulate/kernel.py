@@ -3,8 +3,12 @@
 A frame passes the volumes one after the other. At each boundary every provider sends the rows that others need
 (halo included) of all the tensors that enter the next volume, one message a receiver, in the receivers' order, over its
 one uplink; messages for one receiver share its downlink first come, first served. A provider computes its part when all
-its rows have arrived and its last part is done. What only the head or the requester needs leaves right behind, from
+its rows are there and its last part is done. What only the head or the requester needs leaves right behind, from
 every volume that makes such; the head runs when all of it is there, and its result goes to the requester.
+
+A sender reads a boundary's messages out of its memory one after the other, from the moment its part is computed: each
+of `B` bytes takes `READ + B * READ_BYTE` ms and may then enter the uplink. A receiver writes what a boundary brings
+into its memory in `WRITE + B * WRITE_BYTE` ms, after the last byte is out of its downlink.
 
 Links are a tandem of fluid queues. A message of `B` bytes that starts at `s` occupies the uplink until
 `e = s + B * up`, and the receiver's downlink, free from `t0` on, has passed on all `k` messages at
@@ -50,11 +54,11 @@ class Problem(NamedTuple):
     exit_bytes, exit_cuts   as for entering tensors
     compute_ms     flat: at `compute_at[v, i] + a * (heights[v] + 1) + b` the latency of rows [a, b) on provider i
     compute_at     (V, P)
-    up, down       (P + 1,) ms a byte of each link, paced, headers included; last: the requester's; 0 = infinite
     head_ms        (P,) latency of the head
     result_bytes   of the outputs that the head makes; negative: there is no head
     quantum_bytes  size in which messages are forwarded
-    message_ms     fixed cost of a message
+    node_ms        (6, P + 1) by `UP_BYTE` ..: a byte's time on a node's link, paced, headers included, 0 if its rate is
+                   infinite; a message's and a byte's time out of its memory and into it; last: the requester's
     """
 
     heights: IntArray
@@ -70,28 +74,35 @@ class Problem(NamedTuple):
     exit_cuts: IntArray
     compute_ms: FloatArray
     compute_at: IntArray
-    up: FloatArray
-    down: FloatArray
     head_ms: FloatArray
     result_bytes: float
     quantum_bytes: float
-    message_ms: float
+    node_ms: FloatArray
 
 
 START, END, SIZE, UP, PACE = 0, 1, 2, 3, 4
 """What is noted of a message: when it enters and has left its sender's uplink, its bytes, that link's ms a byte and
 quanta a ms."""
 
+UP_BYTE, DOWN_BYTE, READ, READ_BYTE, WRITE, WRITE_BYTE = 0, 1, 2, 3, 4, 5
+"""Rows of `Problem.node_ms`."""
+
 HEAD, REQUESTER = 0, 1
 """Who gets a tensor that leaves for good: columns of `Problem.exit_to`, and of a state's last row."""
 
 
 @njit(cache=True, inline="always")
-def drain(messages, box, count, free, down, quantum):  # type: ignore[no-untyped-def]
-    """Time at which a downlink, free from `free` on, has passed on the `count` messages of a box."""
+def total_bytes(messages, box, count):  # type: ignore[no-untyped-def]
+    """Bytes of the `count` messages of a box."""
     total = 0.0
     for k in range(count):
         total += messages[SIZE, box, k]
+    return total
+
+
+@njit(cache=True, inline="always")
+def drain(messages, box, count, total, free, down, quantum):  # type: ignore[no-untyped-def]
+    """Time at which a downlink, free from `free` on, has passed on the `count` messages of a box, `total` bytes."""
     done = free + total * down
     for k in range(count):
         size, up = messages[SIZE, box, k], messages[UP, box, k]
@@ -149,25 +160,62 @@ def send(state, scratch, i, receiver, ready, size, up, quantum):  # type: ignore
 
 @njit(cache=True, inline="always")
 def receive(problem, state, scratch, box, node):  # type: ignore[no-untyped-def]
-    """When the node has got what lies in a box, over its downlink."""
+    """When the node has what lies in a box in its memory, over its downlink."""
     messages, counts, _ = scratch
-    done = drain(messages, box, counts[box], state[2, node], problem.down[node], problem.quantum_bytes)
+    total, down = total_bytes(messages, box, counts[box]), problem.node_ms[DOWN_BYTE, node]
+    done = drain(messages, box, counts[box], total, state[2, node], down, problem.quantum_bytes)
     state[2, node] = done
-    return done + problem.message_ms
+    return done + (problem.node_ms[WRITE, node] + total * problem.node_ms[WRITE_BYTE, node])
 
 
 @njit(cache=True, inline="always")
-def send_exits(problem, v, cuts, i, head, state, scratch):  # type: ignore[no-untyped-def]
-    """Queue what provider `i` owns of the tensors by which volume `v` is left for good."""
+def incoming(problem, v, cuts, i, sizes):  # type: ignore[no-untyped-def]
+    """Add to `sizes` (P,) the bytes that node `i`, the last the requester, sends each provider for volume `v`.
+
+    Returns whether there are any.
+    """
+    providers, any_rows = cuts.shape[1] - 1, False
+    for e in range(problem.enter_at[v], problem.enter_at[v + 1]):
+        u = problem.enter_from[e]
+        if u < 0:
+            if i < providers:
+                continue
+            low, high = 0, 1 << 40
+        else:
+            if i == providers or cuts[u, i] == cuts[u, i + 1]:
+                continue
+            low, high = problem.enter_cuts[e, cuts[u, i]], problem.enter_cuts[e, cuts[u, i + 1]]
+        for j in range(providers):
+            a, b = cuts[v, j], cuts[v, j + 1]
+            if a == b or i == j:
+                continue
+            rows = min(high, problem.need_stop[e, b]) - max(low, problem.need_start[e, a])
+            if rows > 0:
+                sizes[j] += rows * problem.enter_bytes[e]
+                any_rows = True
+    return any_rows
+
+
+@njit(cache=True, inline="always")
+def exit_bytes(problem, v, cuts, i, to):  # type: ignore[no-untyped-def]
+    """Bytes that provider `i` owns of what volume `v` is left by for the head or the requester (`to`)."""
+    size = 0.0
+    for x in range(problem.exit_at[v], problem.exit_at[v + 1]):
+        if problem.exit_to[x, to]:
+            rows = problem.exit_cuts[x, cuts[v, i + 1]] - problem.exit_cuts[x, cuts[v, i]]
+            size += rows * problem.exit_bytes[x]
+    return size
+
+
+@njit(cache=True, inline="always")
+def send_exits(problem, v, cuts, i, head, ready, state, scratch):  # type: ignore[no-untyped-def]
+    """Queue what provider `i`, reading from `ready` on, owns of the tensors by which volume `v` is left for good."""
     providers = cuts.shape[1] - 1
     for to in range(2):
-        size = 0.0
-        for x in range(problem.exit_at[v], problem.exit_at[v + 1]):
-            if problem.exit_to[x, to]:
-                rows = problem.exit_cuts[x, cuts[v, i + 1]] - problem.exit_cuts[x, cuts[v, i]]
-                size += rows * problem.exit_bytes[x]
+        size = exit_bytes(problem, v, cuts, i, to)
         if size > 0.0 and not (to == HEAD and i == head):
-            send(state, scratch, i, providers + to, state[0, i], size, problem.up[i], problem.quantum_bytes)
+            ready += problem.node_ms[READ, i] + size * problem.node_ms[READ_BYTE, i]
+            send(state, scratch, i, providers + to, ready, size, problem.node_ms[UP_BYTE, i], problem.quantum_bytes)
 
 
 @njit(cache=True, inline="always")
@@ -193,33 +241,17 @@ def advance(problem, v, cuts, head, state, scratch):  # type: ignore[no-untyped-
     for j in range(providers + 2):
         counts[j] = 0
     for i in range(providers if v == 0 else 0, providers + 1):
-        any_rows = False
-        for e in range(problem.enter_at[v], problem.enter_at[v + 1]):
-            u = problem.enter_from[e]
-            if u < 0:
-                if i < providers:
-                    continue
-                low, high = 0, 1 << 40
-            else:
-                if i == providers or cuts[u, i] == cuts[u, i + 1]:
-                    continue
-                low, high = problem.enter_cuts[e, cuts[u, i]], problem.enter_cuts[e, cuts[u, i + 1]]
-            for j in range(providers):
-                a, b = cuts[v, j], cuts[v, j + 1]
-                if a == b or i == j:
-                    continue
-                rows = min(high, problem.need_stop[e, b]) - max(low, problem.need_start[e, a])
-                if rows > 0:
-                    sizes[j] += rows * problem.enter_bytes[e]
-                    any_rows = True
+        any_rows, ready = incoming(problem, v, cuts, i, sizes), state[0, i]
         if any_rows:
-            ready, up = state[0, i], problem.up[i]
+            up = problem.node_ms[UP_BYTE, i]
+            read_ms, read_byte_ms = problem.node_ms[READ, i], problem.node_ms[READ_BYTE, i]
             for j in range(providers):
                 if sizes[j] > 0.0:
+                    ready += read_ms + sizes[j] * read_byte_ms
                     send(state, scratch, i, j, ready, sizes[j], up, problem.quantum_bytes)
                     sizes[j] = 0.0
         if exits and i < providers:
-            send_exits(problem, v - 1, cuts, i, head, state, scratch)
+            send_exits(problem, v - 1, cuts, i, head, ready, state, scratch)
     for j in range(providers):
         a, b = cuts[v, j], cuts[v, j + 1]
         if a == b:
@@ -251,22 +283,15 @@ def finish(problem, cuts, head, state, scratch):  # type: ignore[no-untyped-def]
         counts[j] = 0
     for i in range(providers):
         if cuts[last, i] < cuts[last, i + 1]:
-            send_exits(problem, last, cuts, i, head, state, scratch)
+            send_exits(problem, last, cuts, i, head, state[0, i], state, scratch)
     receive_exits(problem, head, state, scratch)
     if problem.result_bytes < 0.0:
         return state[3, REQUESTER]
     ready = max(state[0, head], state[3, HEAD]) + problem.head_ms[head]
     counts[providers + REQUESTER] = 0
-    send(
-        state,
-        scratch,
-        head,
-        providers + REQUESTER,
-        ready,
-        problem.result_bytes,
-        problem.up[head],
-        problem.quantum_bytes,
-    )
+    size, up = problem.result_bytes, problem.node_ms[UP_BYTE, head]
+    ready += problem.node_ms[READ, head] + size * problem.node_ms[READ_BYTE, head]
+    send(state, scratch, head, providers + REQUESTER, ready, size, up, problem.quantum_bytes)
     return max(state[3, REQUESTER], receive(problem, state, scratch, providers + REQUESTER, providers))
 
 

@@ -8,10 +8,11 @@ import numpy.typing as npt
 from distredge.errors import PlanError
 from distredge.model.graph import IMAGE, LayerGraph
 from distredge.plans.scheme import PartitionScheme
-from distredge.profiles.network import MESSAGE_MS, QUANTUM_BYTES, ms_per_byte
-from distredge.scenario import Scenario
+from distredge.profiles.network import QUANTUM_BYTES, ms_per_byte
+from distredge.scenario import MB, Scenario
 from distredge.simulate import kernel
-from distredge.simulate.costs import VolumeCosts
+from distredge.simulate.costs import BARRED_MS, VolumeCosts
+from distredge.simulate.goals import Aim, score
 from distredge.simulate.kernel import FloatArray, IntArray, Problem
 
 
@@ -19,17 +20,27 @@ class Simulator:
     """Predicts end-to-end latency (ms) of one frame at a time, the next sent when the last one's result is back.
 
     Deterministic; compiled on first use. `costs` may be shared between simulators of the same graph and scenario
-    under other schemes or other orders of the providers, so that tables are made once.
+    under other schemes or other orders of the providers, so that tables are made once. `aim` says what split decisions
+    are scored by, if not by latency.
     """
 
     def __init__(
-        self, graph: LayerGraph, scenario: Scenario, scheme: PartitionScheme, costs: VolumeCosts | None = None
+        self,
+        graph: LayerGraph,
+        scenario: Scenario,
+        scheme: PartitionScheme,
+        costs: VolumeCosts | None = None,
+        aim: Aim | None = None,
     ) -> None:
         self.graph = graph
         self.scenario = scenario
         self.scheme = scheme
         self.costs = costs or VolumeCosts(graph, scenario.profiles)
+        self.aim = aim
         self.problem = build_problem(scenario, scheme, self.costs)
+        whole = self.problem.compute_ms[self.problem.compute_at + self.heights[:, None]]
+        self.barred: npt.NDArray[np.bool_] | None = whole >= BARRED_MS if whole.max() >= BARRED_MS else None
+        """(volumes, providers) who must not compute what; None if everybody may compute everything."""
 
     @property
     def heights(self) -> IntArray:
@@ -70,6 +81,32 @@ class Simulator:
         kernel.evaluate(self.problem, array, out)
         return out
 
+    def score(self, cuts: npt.ArrayLike) -> FloatArray:
+        """What each of `cuts` is worth, the less the better: its latency or, with an aim, the weighted sum of goals.
+
+        A plan that breaks a limit scores worse than any that keeps all. `cuts` and what is raised as for `evaluate`.
+        """
+        latency_ms = self.evaluate(cuts)
+        if self.aim is None:
+            return latency_ms
+        out = np.empty_like(latency_ms)
+        score(self.problem, self.aim, self.check(cuts), latency_ms, out)
+        return out
+
+    def permitted(self, cuts: IntArray) -> IntArray:
+        """`cuts` (..., volumes, providers + 1) with the rows of barred providers shared out among the others."""
+        if self.barred is None:
+            return cuts
+        shares = np.diff(cuts, axis=-1) * ~self.barred
+        nobody = np.broadcast_to(shares.sum(axis=-1, keepdims=True) == 0, shares.shape)
+        shares = np.where(nobody, np.broadcast_to(~self.barred, shares.shape), shares)
+        shares[..., 0] += shares.sum(axis=-1) == 0  # a volume that all are barred from
+        found = np.zeros_like(cuts)
+        found[..., 1:] = np.rint(
+            np.cumsum(shares, axis=-1) / shares.sum(axis=-1, keepdims=True) * self.heights[:, None]
+        )
+        return found
+
     def single_device_cuts(self) -> IntArray:
         """(providers, volumes, providers + 1): everything on one provider, for each of them."""
         cuts = np.zeros((self.providers, len(self.heights), self.providers + 1), dtype=np.int64)
@@ -86,16 +123,17 @@ class Simulator:
 
         Compute: the least T such that rows can be shared out with no provider busy for longer than T, each at its
         cheapest time a row, no row waiting for another (a linear program). Links: the rows of the image that are
-        read at all must pass the providers' links, all used at once. The head and the fixed cost of the first and the
+        read at all must pass the providers' links, all used at once. The head and the fixed I/O of the first and the
         last message come on top; where the head does without the last layer, it adds to the work of one provider only.
         """
         parts = self.scheme.parts
         kinds = [self.costs.kind_of[id(p)] for p in self.scenario.profiles]
         row_ms = np.array([[_cheapest_row(table[k]) for k in kinds] for table in map(self.costs.table, parts)])
         per_row = self.graph.row_elements(IMAGE) * self.scenario.element_bytes
-        input_ms = self._rows_read() * per_row / float(np.sum(1.0 / self.problem.down[:-1]))
+        input_ms = self._rows_read() * per_row / float(np.sum(1.0 / self.problem.node_ms[kernel.DOWN_BYTE, :-1]))
         head_ms = self.problem.head_ms
-        messages_ms = 2 * self.problem.message_ms
+        read_ms, write_ms = self.problem.node_ms[[kernel.READ, kernel.WRITE]]
+        messages_ms = float(read_ms[-1] + write_ms[:-1].min() + read_ms[:-1].min() + write_ms[-1])
         if self.graph.head.nodes and len(self.graph.layers) - 1 not in self.graph.to_head:
             busy_ms = min(_least_makespan(row_ms, self.heights, head) for head in np.diag(head_ms))
             return max(busy_ms, input_ms) + messages_ms
@@ -155,8 +193,6 @@ def build_problem(scenario: Scenario, scheme: PartitionScheme, costs: VolumeCost
     leave = [(v, i) for v, p in enumerate(parts) for i in p.leaving if i in graph.to_head or i in graph.to_requester]
     starts, stops = ([parts[v].tables[side][k] for v, k, _, _ in enter] for side in (0, 1))
     size = int(heights.max()) + 1
-    rates = [p.bandwidth_mbps for p in scenario.providers] + [scenario.requester_mbps]
-    per_byte = np.array([ms_per_byte(rate) for rate in rates])
     unit = float(scenario.element_bytes)
     return Problem(
         heights=heights,
@@ -172,13 +208,23 @@ def build_problem(scenario: Scenario, scheme: PartitionScheme, costs: VolumeCost
         exit_cuts=_stack([parts[v].cut_rows(i) for v, i in leave], size),
         compute_ms=np.concatenate(tables),
         compute_at=compute_at,
-        up=per_byte,
-        down=per_byte.copy(),
         head_ms=costs.head_ms[kinds],
         result_bytes=graph.head.result_elements * unit if graph.head.nodes else -1.0,
         quantum_bytes=float(QUANTUM_BYTES),
-        message_ms=MESSAGE_MS,
+        node_ms=_node_ms(scenario),
     )
+
+
+def _node_ms(scenario: Scenario) -> FloatArray:
+    """(6, providers + 1) a node's times, the requester's last; both directions of a link are alike."""
+    rows = np.empty((6, len(scenario.providers) + 1))
+    rates = [p.bandwidth_mbps for p in scenario.providers] + [scenario.requester_mbps]
+    rows[kernel.UP_BYTE] = rows[kernel.DOWN_BYTE] = [ms_per_byte(rate) for rate in rates]
+    io = [*(p.io for p in scenario.providers), scenario.requester.io]
+    rows[kernel.READ], rows[kernel.WRITE] = [n.read_ms for n in io], [n.write_ms for n in io]
+    rows[kernel.READ_BYTE] = [n.read_ms_per_mb / MB for n in io]
+    rows[kernel.WRITE_BYTE] = [n.write_ms_per_mb / MB for n in io]
+    return rows
 
 
 def _stack(rows: list[IntArray], size: int) -> IntArray:

@@ -14,8 +14,8 @@ from distredge.errors import PlanError
 from distredge.geometry.interval import Interval
 from distredge.model.graph import IMAGE
 from distredge.plans.plan import BoundPlan, Prediction
-from distredge.profiles.network import MESSAGE_MS, QUANTUM_BYTES, TIE_MS, ms_per_byte
-from distredge.scenario import REQUESTER, Scenario
+from distredge.profiles.network import QUANTUM_BYTES, TIE_MS, ms_per_byte
+from distredge.scenario import REQUESTER, Io, Scenario
 from distredge.simulate.costs import VolumeCosts
 
 
@@ -26,7 +26,7 @@ class Transfer:
     `volume` is the number of volumes for the head, one more for the requester. `rows` are those of the last of the
     tensors that travel together.
 
-    The sender's uplink is busy from `start_ms` to `sent_ms`.
+    The sender's uplink is busy from `start_ms` to `sent_ms`; before that the rows were read out of its memory.
     """
 
     volume: int
@@ -42,7 +42,7 @@ class Transfer:
 class Work:
     """A provider's part in a volume (or, for volume = number of volumes, the head).
 
-    Its first row left a sender at `called_ms`, all rows were there at `arrived_ms` (both equal to `start_ms` if
+    Its first row left a sender at `called_ms`, all rows were in its memory at `arrived_ms` (both equal to `start_ms` if
     nothing came over the network), it was computed from `start_ms` to `stop_ms` after idling for `wait_ms`.
     `redundant_rows` are rows of inner layers that another provider computes as well.
     """
@@ -94,11 +94,13 @@ class Timeline:
 
 @dataclass
 class _Node:
-    """A device while a frame passes: when it is done with its last part, and when its links are free."""
+    """A device while a frame passes: when it is done with its last part, has read a message, and its links are free."""
 
     name: str
     per_byte: float
+    io: Io
     done: float = 0.0
+    read: float = 0.0
     uplink_free: float = 0.0
     downlink_free: float = 0.0
 
@@ -112,16 +114,20 @@ class _Run:
     work: list[Work] = field(default_factory=list)
 
     def send(self, volume: int, sender: str, receiver: str, rows: Interval, payload_bytes: float) -> Transfer:
-        """Queue a message on the sender's uplink."""
+        """Read a message, after the one before it, and queue it on the sender's uplink."""
         node = self.nodes[sender]
-        start = max(node.done, node.uplink_free)
+        node.read += node.io.reading_ms(payload_bytes)
+        start = max(node.read, node.uplink_free)
         node.uplink_free = start + payload_bytes * node.per_byte
         message = Transfer(volume, sender, receiver, rows, payload_bytes, start, node.uplink_free)
         self.transfers.append(message)
         return message
 
     def receive(self, receiver: str, messages: list[Transfer]) -> float:
-        """When the receiver holds all the messages: the exit of a first-come-first-served queue (see `kernel.py`)."""
+        """When all the messages are in the receiver's memory.
+
+        They leave a first-come-first-served queue (see `kernel.py`), and are written.
+        """
         node = self.nodes[receiver]
         down = node.per_byte
         total = sum(m.payload_bytes for m in messages)
@@ -138,7 +144,7 @@ class _Run:
                 )
                 exits.append(came + (total - before) * down)
         node.downlink_free = max(exits)
-        return node.downlink_free + MESSAGE_MS
+        return node.downlink_free + node.io.writing_ms(total)
 
     def compute(
         self,
@@ -210,8 +216,8 @@ def trace(
     profiles = dict(zip(scenario.provider_names, scenario.profiles, strict=True))
     costs = costs or VolumeCosts(graph, scenario.profiles)
     unit = element_bytes or scenario.element_bytes
-    run = _Run({name: _Node(name, ms_per_byte(by_name[name].bandwidth_mbps)) for name in plan.providers})
-    run.nodes[REQUESTER] = _Node(REQUESTER, ms_per_byte(scenario.requester_mbps))
+    run = _Run({n: _Node(n, ms_per_byte(by_name[n].bandwidth_mbps), by_name[n].io) for n in plan.providers})
+    run.nodes[REQUESTER] = _Node(REQUESTER, ms_per_byte(scenario.requester_mbps), scenario.requester.io)
     head_ms = float(costs.head_ms[costs.kind_of[id(profiles[plan.head_provider])]])
     exits: dict[str, float] = {}
     for v, volume in enumerate(bound.volumes):
@@ -238,6 +244,7 @@ def _exchange(run: _Run, bound: BoundPlan, v: int, unit: int) -> dict[str, list[
     names, volumes = bound.plan.providers, len(bound.volumes)
     inbox: dict[str, list[Transfer]] = {name: [] for name in (*names, _HEAD, REQUESTER)}
     for i, sender in enumerate((*names, REQUESTER)):
+        run.nodes[sender].read = run.nodes[sender].done
         for j, receiver in enumerate(names if v < volumes else ()):
             pieces = [(k, _held(bound, k, i).overlap(rows)) for k, rows in bound.needs(v, j).items()]
             _send(run, bound, inbox[receiver], v, sender, receiver, pieces, unit)
@@ -296,7 +303,7 @@ def _end(run: _Run, bound: BoundPlan, exits: dict[str, float], head_ms: float, u
     arrived = exits.get(_HEAD, node.done)
     rows = Interval(0, bound.volumes[-1].height)
     run.work.append(run.head_work(volumes, plan.head_provider, rows, [*before, *inbox[_HEAD]], arrived, head_ms))
-    node.done = max(arrived, node.done) + head_ms
+    node.done = node.read = max(arrived, node.done) + head_ms
     result = run.send(volumes + 1, plan.head_provider, REQUESTER, Interval(0, 1), graph.head.result_elements * unit)
     return max(exits.get(REQUESTER, 0.0), run.receive(REQUESTER, [result]))
 

@@ -9,10 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distredge.runtime.message import (
+    MAX_HOPS,
     MAX_PAYLOAD_BYTES,
+    MAX_PROBE_BYTES,
     Heartbeat,
+    Hop,
     Message,
     MessageError,
+    Probe,
     ResultChunk,
     RowsChunk,
     Wire,
@@ -23,12 +27,14 @@ from distredge.runtime.message import (
     unpack,
 )
 
-CHUNK = RowsChunk("s", 3, 1, -1, (2, 5), 0, 0.5)
-RESULT = ResultChunk("s", 3, 1, 0, 1.0, (0, 4), "int64")
+CHUNK = RowsChunk("s", "a", 3, 1, -1, (2, 5), 0, 0.5)
+PROBE = Probe("s", 1, 4, 0, (Hop("a", 4096), Hop("requester", 4)), ((0.5, 0.25),))
+RESULT = ResultChunk("s", "a", 3, 1, 0, 1.0, (0, 4), "int64")
 
 
 def test_a_message_and_its_payload_come_back() -> None:
     assert decode([encode(CHUNK), b"rows"]) == (CHUNK, b"rows")
+    assert decode([encode(PROBE), b"rows"]) == (PROBE, b"rows")
     assert decode([encode(RESULT), b"ids"]) == (RESULT, b"ids")
     assert decode([encode(Heartbeat("s", "nano-0"))]) == (Heartbeat("s", "nano-0"), b"")
 
@@ -39,7 +45,7 @@ def test_garbage_is_refused(frames: list[bytes]) -> None:
         decode(frames)
 
 
-@pytest.mark.parametrize("chunk", [CHUNK, RESULT])
+@pytest.mark.parametrize("chunk", [CHUNK, RESULT, PROBE])
 @given(data=st.data(), byte=st.integers(0, 255))
 def test_a_damaged_header_is_a_message_or_refused(chunk: Message, data: st.DataObject, byte: int) -> None:
     damaged = bytearray(encode(chunk))
@@ -58,10 +64,13 @@ def test_a_damaged_header_is_a_message_or_refused(chunk: Message, data: st.DataO
         [encode(CHUNK), b""],
         [encode(CHUNK), bytes(MAX_PAYLOAD_BYTES + 1)],
         [encode(Heartbeat("s", "nano-0")), b"rows"],
-        [msgspec.msgpack.encode(["RowsChunk", "s", -1, 1, 0, [2, 5], 0, 1.0]), b"rows"],
-        [msgspec.msgpack.encode(["RowsChunk", "s", 3, 1, -2, [2, 5], 0, 1.0]), b"rows"],
-        [msgspec.msgpack.encode(["ResultChunk", "s", 3, 1, 0, 1.0, [0, 4], "object"]), b"rows"],
-        [msgspec.msgpack.encode(["ResultChunk", "s", 3, 1, 0, 1.0, [-1, 4], "int64"]), b"rows"],
+        [msgspec.msgpack.encode(["RowsChunk", "s", "a", -1, 1, 0, [2, 5], 0, 1.0]), b"rows"],
+        [msgspec.msgpack.encode(["RowsChunk", "s", "a", 3, 1, -2, [2, 5], 0, 1.0]), b"rows"],
+        [msgspec.msgpack.encode(["ResultChunk", "s", "a", 3, 1, 0, 1.0, [0, 4], "object"]), b"rows"],
+        [msgspec.msgpack.encode(["ResultChunk", "s", "a", 3, 1, 0, 1.0, [-1, 4], "int64"]), b"rows"],
+        [msgspec.msgpack.encode(["Probe", "s", 1, MAX_PROBE_BYTES + 1, 0, [], []]), b"rows"],
+        [msgspec.msgpack.encode(["Probe", "s", 1, 4, 0, [["a", MAX_PROBE_BYTES + 1]], []]), b"rows"],
+        [msgspec.msgpack.encode(["Probe", "s", 1, 4, 0, [["a", 4]] * (MAX_HOPS + 1), []]), b"rows"],
         [msgspec.msgpack.encode(["Pickle", "s"])],
     ],
 )

@@ -17,14 +17,18 @@ from distredge.errors import InputError, ProviderLostError, RunError
 from distredge.model.graph import IMAGE, LayerGraph
 from distredge.model.load import load_model
 from distredge.plans.plan import BoundPlan
-from distredge.runtime import requester as requester_module
+from distredge.runtime import client as client_module
 from distredge.runtime.message import Wire
 from distredge.runtime.requester import FrameResult, Requester
 from distredge.runtime.run import RunOptions, difference, emulations, run_plan
 from distredge.runtime.store import ModelStore
+from distredge.scenario import Io
+from distredge.simulate.timeline import trace
 from distredge.testing.branchy_models import branchy_model
 from distredge.testing.providers import equal_plan, random_images, random_plan, toy_scenario
 from distredge.testing.random_models import random_model
+from distredge.testing.toy_devices import ToyProfile
+from distredge.testing.toy_devices import toy_scenario as toy_scenario_of
 from distredge.testing.toy_models import chain, residual, save_model
 
 from .conftest import StartProviders
@@ -91,6 +95,25 @@ def test_an_emulated_run_gives_zeros_of_every_output(tmp_path: Path, start_provi
             (result,) = requester.stream(random_images(bound.graph, 1))
         assert {n: x.shape for n, x in result.outputs.items()} == {o.name: o.shape for o in bound.graph.head.outputs}
         assert not any(x.any() for x in result.outputs.values())
+
+
+def test_an_emulated_run_takes_the_time_that_reading_and_writing_takes(
+    tmp_path: Path, start_providers: StartProviders
+) -> None:
+    graph = load_model(save_model(chain(np.random.default_rng(0), height=64, width=64), tmp_path))
+    bound, io = equal_plan(graph, ["d0", "d1"]), Io(read_ms=10.0, read_ms_per_mb=100.0, write_ms=20.0)
+    plain = toy_scenario_of([ToyProfile("free", 0.0, 0.0)] * 2, [50.0, 50.0])
+    scenario = plain.model_copy(
+        update={
+            "providers": tuple(p.model_copy(update={"io": io}) for p in plain.providers),
+            "requester": plain.requester.model_copy(update={"io": io}),
+        }
+    )
+    images, addresses = random_images(graph, 5), start_providers("d0", "d1")
+    took = [run_plan(bound, s, addresses, images, RunOptions(emulate=True)).latency_ms.p50 for s in (plain, scenario)]
+    predicted = [trace(bound, s).latency_ms for s in (plain, scenario)]
+    assert predicted[1] > predicted[0] + 90.0  # three messages one after the other, and the requester's second one
+    assert took[1] - took[0] == pytest.approx(predicted[1] - predicted[0], rel=0.15)
 
 
 def test_a_wrong_result_shows_in_the_difference(graph: LayerGraph) -> None:
@@ -183,7 +206,7 @@ def test_a_provider_serves_one_requester_at_a_time(
 ) -> None:
     addresses = start_providers("a", "b")
     bound = equal_plan(graph, ["a", "b"])
-    monkeypatch.setattr(requester_module, "SETUP_S", 0.7)
+    monkeypatch.setattr(client_module, "SETUP_S", 0.7)
     with Requester(bound, addresses) as first:
         with pytest.raises(RunError, match="serves another requester"), Requester(bound, addresses):
             pass
@@ -202,7 +225,7 @@ def test_a_provider_that_is_not_there_is_named(graph: LayerGraph, start_provider
 def test_something_else_that_listens_there_is_no_provider(
     graph: LayerGraph, start_providers: StartProviders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requester_module, "SETUP_S", 1.0)
+    monkeypatch.setattr(client_module, "SETUP_S", 1.0)
     with zmq.Context() as context, context.socket(zmq.PULL) as mute:
         mute.set(zmq.LINGER, 0)
         port = mute.bind_to_random_port("tcp://127.0.0.1")

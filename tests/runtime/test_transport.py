@@ -14,7 +14,7 @@ from distredge.runtime.keys import Keys, create_keys
 from distredge.runtime.message import Heartbeat, Message, RowsChunk, encode
 from distredge.runtime.transport import Connections, Context, Inbox, Sender, address_book
 
-CHUNK = RowsChunk("s", 0, 0, -1, (0, 1), 0, 1.0)
+CHUNK = RowsChunk("s", "a", 0, 0, -1, (0, 1), 0, 1.0)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from distredge.planners.base import Strategy, draft
 from distredge.plans.plan import BoundPlan
 from distredge.plans.scheme import PartitionScheme
 from distredge.profiles.network import MESSAGE_MS, QUANTUM_BYTES, occupancy_ms
-from distredge.scenario import Scenario
+from distredge.scenario import Io, Scenario
 from distredge.simulate import kernel
 from distredge.simulate.simulator import Simulator
 from distredge.simulate.timeline import trace
@@ -52,6 +52,20 @@ def plan_of(simulator: Simulator, cuts: np.ndarray) -> BoundPlan:
     return draft(strategy, simulator.scenario, "test", 0).bind(simulator.graph)
 
 
+def with_io(scenario: Scenario, rng: np.random.Generator) -> Scenario:
+    """The same devices; half of them take their time to read and to write messages."""
+
+    def io() -> Io:
+        if rng.random() < 0.5:
+            return Io()
+        fixed, per_mb = rng.uniform(0.0, 1.0, 2), 10.0 ** rng.uniform(-1, 2, 2)
+        return Io(read_ms=fixed[0], read_ms_per_mb=per_mb[0], write_ms=fixed[1], write_ms_per_mb=per_mb[1])
+
+    providers = tuple(p.model_copy(update={"io": io()}) for p in scenario.providers)
+    requester = scenario.requester.model_copy(update={"io": io()})
+    return scenario.model_copy(update={"providers": providers, "requester": requester})
+
+
 @pytest.fixture(scope="module")
 def folder() -> Path:
     with tempfile.TemporaryDirectory() as name:
@@ -65,7 +79,7 @@ def folder() -> Path:
 def test_kernel_equals_the_reference(make: Make, seed: int, providers: int) -> None:
     rng = np.random.default_rng(seed)
     graph = graph_of(make, seed)
-    simulator = Simulator(graph, random_scenario(rng, providers), random_scheme(graph, rng))
+    simulator = Simulator(graph, with_io(random_scenario(rng, providers), rng), random_scheme(graph, rng))
     cuts = random_cuts(rng, simulator.heights, providers, 8)
     latency = simulator.evaluate(cuts)
     for c, value in zip(cuts, latency, strict=True):
@@ -89,6 +103,37 @@ def test_offload_by_hand(folder: Path) -> None:
     expected += occupancy_ms(result, 8.0) + MESSAGE_MS
     cuts = simulator.single_device_cuts()
     assert simulator.evaluate(cuts)[0] == pytest.approx(expected, rel=1e-12)
+
+
+def test_reading_and_writing_by_hand(folder: Path) -> None:
+    """One device, free computation: each message is read by its sender, passes the link and is written."""
+    graph = load_model(save_model(chain(np.random.default_rng(0)), folder))
+    free = toy_scenario([ToyProfile("a", 0.0, 0.0)], [8.0])
+    (device,) = free.providers
+    io = Io(read_ms=1.0, read_ms_per_mb=100.0, write_ms=2.0, write_ms_per_mb=200.0)
+    asked = Io(read_ms=3.0, read_ms_per_mb=300.0, write_ms=4.0, write_ms_per_mb=400.0)
+    requester = free.requester.model_copy(update={"io": asked})
+    scenario = free.model_copy(update={"providers": (device.model_copy(update={"io": io}),), "requester": requester})
+    simulator = Simulator(graph, scenario, PartitionScheme(graph, (0,)))
+    _, channels, height, width = graph.input_shape
+    sent, result = height * channels * width * 2, graph.head.result_elements * 2
+    expected = (3.0 + sent * 300e-6) + occupancy_ms(sent, 8.0) + (2.0 + sent * 200e-6)
+    expected += (1.0 + result * 100e-6) + occupancy_ms(result, 8.0) + (4.0 + result * 400e-6)
+    cuts = simulator.single_device_cuts()
+    assert simulator.evaluate(cuts)[0] == pytest.approx(expected, rel=1e-12)
+    assert 3.0 + 2.0 + 1.0 + 4.0 <= simulator.lower_bound_ms() <= expected
+
+
+def test_a_sender_reads_one_message_after_the_other(folder: Path) -> None:
+    """The requester's link is infinite: its rows for the second device leave when it has read them too."""
+    graph = load_model(save_model(chain(np.random.default_rng(0)), folder))
+    free = toy_scenario([ToyProfile("a", 0.0, 0.0)] * 2, [8.0, 8.0])
+    scenario = free.model_copy(update={"requester": free.requester.model_copy(update={"io": Io(read_ms=5.0)})})
+    simulator = Simulator(graph, scenario, PartitionScheme(graph, (0,)))
+    half = simulator.equal_cuts()
+    timeline = trace(plan_of(simulator, half), scenario)
+    assert [t.start_ms for t in timeline.transfers if t.sender == "requester"] == [5.0, 10.0]
+    assert timeline.latency_ms == pytest.approx(simulator.evaluate(half[None])[0], rel=1e-12)
 
 
 def test_no_plan_beats_the_lower_bound_while_the_head_runs_beside_the_trunk(folder: Path) -> None:
@@ -143,7 +188,7 @@ def test_messages_that_arrive_together_queue_one_behind_the_other(count: int) ->
     state, scratch = np.zeros((4, 4)), kernel.make_scratch(3)
     for sender in range(count):
         kernel.send(state, scratch, sender, 3, 0.0, size, 1.0, quantum)
-    done = kernel.drain(scratch[0], 3, count, 0.0, 1.0, quantum)
+    done = kernel.drain(scratch[0], 3, count, count * size, 0.0, 1.0, quantum)
     assert done == pytest.approx(quantum + count * size)
 
 
@@ -197,6 +242,7 @@ class _Quanta:
         self.quantum = quantum
         self.bound = bound
         self.rates = {p.name: p.bandwidth_mbps for p in scenario.providers} | {"requester": scenario.requester_mbps}
+        self.io = {p.name: p.io for p in scenario.providers} | {"requester": scenario.requester.io}
         self.profiles = dict(zip(scenario.provider_names, scenario.profiles, strict=True))
         self.unit = scenario.element_bytes
         self.events: list[tuple[float, int, str, tuple]] = []
@@ -204,6 +250,7 @@ class _Quanta:
         self.up_free: dict[str, float] = defaultdict(float)
         self.down_free: dict[str, float] = defaultdict(float)
         self.missing: dict[tuple[int, str], int] = defaultdict(int)
+        self.unwritten: dict[tuple[int, str], int] = defaultdict(int)
         self.outbox: dict[tuple[str, int], list[tuple[int, str, int]]] = defaultdict(list)
         self.free: dict[str, float] = defaultdict(float)
         self.waiting: dict[str, list[int]] = {}
@@ -263,6 +310,7 @@ class _Quanta:
     def send_all(self, time: float, sender: str, after: int) -> None:
         """Send what leaves after a part (-1: before the first)."""
         for boundary, receiver, size in self.outbox[sender, after]:
+            time += self.io[sender].reading_ms(size)
             self.send(time, sender, boundary, receiver, size)
 
     def send(self, time: float, sender: str, v: int, receiver: str, size: int) -> None:
@@ -277,19 +325,24 @@ class _Quanta:
     def join(self, time: float, receiver: str, v: int, quantum: int) -> None:
         leaves = max(time, self.down_free[receiver]) + occupancy_ms(quantum, self.rates[receiver])
         self.down_free[receiver] = leaves
-        self.at(leaves + MESSAGE_MS, "arrive", receiver, v, quantum)
+        self.at(leaves, "arrive", receiver, v, quantum)
 
     def arrive(self, time: float, receiver: str, v: int, quantum: int) -> None:
         self.missing[v, receiver] -= quantum
+        self.unwritten[v, receiver] += quantum
         if self.missing[v, receiver] == 0:
-            if receiver == "requester":
-                self.at(time, "result")
-            else:
-                self.try_start(time, receiver)
+            self.at(time + self.io[receiver].writing_ms(self.unwritten[v, receiver]), "written", receiver, v)
+
+    def written(self, time: float, receiver: str, v: int) -> None:
+        self.unwritten[v, receiver] = 0
+        if receiver == "requester":
+            self.at(time, "result")
+        else:
+            self.try_start(time, receiver)
 
     def try_start(self, time: float, name: str) -> None:
         todo = self.waiting[name]
-        if self.busy[name] or not todo or self.missing[todo[0], name] > 0:
+        if self.busy[name] or not todo or self.missing[todo[0], name] > 0 or self.unwritten[todo[0], name] > 0:
             return
         v = todo.pop(0)
         self.busy[name] = True
@@ -310,7 +363,8 @@ class _Quanta:
         self.busy[name] = False
         volumes = len(self.bound.volumes)
         if v == volumes:
-            self.send(time, name, v + 1, "requester", self.bound.graph.head.result_elements * self.unit)
+            size = self.bound.graph.head.result_elements * self.unit
+            self.send(time + self.io[name].reading_ms(size), name, v + 1, "requester", size)
             return
         self.send_all(time, name, v)
         self.try_start(time, name)
@@ -326,7 +380,7 @@ def test_links_agree_with_queues_of_quanta(make: Make, quantum: int, equal_devic
     for seed in range(60):
         rng = np.random.default_rng(seed)
         graph = graph_of(make, seed)
-        scenario = random_scenario(rng, 4)
+        scenario = with_io(random_scenario(rng, 4), rng)
         if equal_devices:  # messages that arrive at the same moment
             scenario = toy_scenario([ToyProfile("same", 0.1, 0.01)] * 4, [float(10.0 ** rng.uniform(0, 2))] * 4)
         simulator = Simulator(graph, scenario, random_scheme(graph, rng))
