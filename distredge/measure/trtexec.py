@@ -25,7 +25,7 @@ from distredge.errors import InputError, RunError
 from distredge.measure.bench import MAX_RUNS, MIN_RUNS, Bench, Piece
 from distredge.measure.conditions import read_conditions
 from distredge.measure.tensorrt import prepared
-from distredge.measure.trtexec_files import KernelTime, read_layer_info, read_profile, read_times
+from distredge.measure.trtexec_files import by_name, read_layer_info, read_profile, read_times
 from distredge.profiles.measured import Conditions, Precision, Subject
 
 TIME_LIMIT_S = 3600.0
@@ -122,15 +122,11 @@ class TrtexecBench(Bench):
         return [times[i * len(times) // kept] for i in range(kept)]
 
     def breakdown_ms(self, piece: Piece) -> dict[str, float]:
-        """See `Bench`; where the layer information tells a kernel's ONNX nodes, they follow its name in brackets."""
+        """See `Bench`; the names also tell the ONNX nodes, where TensorRT does."""
         exported = self._run(piece, self._flags.profiling(), "profile.json")
         told = self._flags.tells_nodes
         nodes = _parsed(read_layer_info, self._shell.run("cat layers.json 2>&1")) if told else {}
-        found: dict[str, float] = {}
-        for kernel in _parsed(read_profile, exported):
-            name = _with_nodes(kernel, nodes)
-            found[name] = found.get(name, 0.0) + kernel.ms
-        return found
+        return by_name(_parsed(read_profile, exported), nodes)
 
     def conditions(self) -> Conditions:
         """See `Bench`."""
@@ -268,11 +264,6 @@ def _parsed(read: Callable[_P, _T], *args: _P.args, **options: _P.kwargs) -> _T:
         return read(*args, **options)
     except InputError as error:
         raise RunError(f"trtexec's export cannot be read: {error}") from error
-
-
-def _with_nodes(kernel: KernelTime, nodes: dict[str, tuple[str, ...]]) -> str:
-    told = nodes.get(kernel.name, ())
-    return kernel.name if all(node in kernel.name for node in told) else f"{kernel.name} ({' + '.join(told)})"
 
 
 @dataclass(frozen=True)

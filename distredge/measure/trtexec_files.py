@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,6 +17,9 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from distredge.errors import InputError
 from distredge.model.graph import LayerGraph
+
+MOST_NAMES = 6
+"""Notes name so many kernels."""
 
 HEAD = "head"
 """Stands for the head among the owners of kernels."""
@@ -83,10 +86,26 @@ def read_layer_info(text: str) -> dict[str, tuple[str, ...]]:
     Kernels of which the file does not tell are left out: all of them before 8.6, and without
     `--profilingVerbosity=detailed`. Raises `InputError` for another file.
     """
-    found = {}
-    for layer in _checked(_Layers, text, "--exportLayerInfo").layers:
-        if isinstance(layer, _Detail) and (nodes := re.findall(r"\[ONNX Layer: ([^\]]+)\]", layer.metadata)):
-            found[layer.name] = tuple(nodes)
+    layers = _checked(_Layers, text, "--exportLayerInfo").layers
+    told = ((layer.name, _NODE.findall(layer.metadata)) for layer in layers if isinstance(layer, _Detail))
+    return {name: tuple(nodes) for name, nodes in told if nodes}
+
+
+_NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
+
+
+def by_name(kernels: Sequence[KernelTime], nodes: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Milliseconds by kernel; kernels of one name count with the sum.
+
+    A name that does not tell all its ONNX nodes is followed by what `nodes` tells, as TensorRT writes it:
+    `x [ONNX Layer: a] [ONNX Layer: b]`.
+    """
+    found: dict[str, float] = {}
+    for kernel in kernels:
+        told = nodes.get(kernel.name, ())
+        untold = told if any(node not in kernel.name for node in told) else ()
+        name = " ".join([kernel.name, *(f"[ONNX Layer: {node}]" for node in untold)])
+        found[name] = found.get(name, 0.0) + kernel.ms
     return found
 
 
@@ -126,9 +145,19 @@ class Attribution:
         """Sum of all kernels."""
         return sum(self.layers_ms.values()) + self.head_ms + self.unattributed_ms
 
-    def sum_over(self, whole_ms: float) -> float:
-        """The sum of all kernels, as a multiple of a run's median time: far from 1, one of the two is wrong."""
-        return self.total_ms / whole_ms
+    def notes(self, whole_ms: float | None = None) -> Iterator[str]:
+        """What a reader must know; `whole_ms` is what a run takes that is not profiled, if known."""
+        total = self.total_ms or 1.0
+        if self.reformat_ms:
+            yield f"{self.reformat_ms / total:.1%} of the time lays data out anew, charged to the layer behind it"
+        if self.unattributed:
+            names = sorted(self.unattributed, key=lambda kernel: -kernel.ms)
+            some = ", ".join(kernel.name for kernel in names[:MOST_NAMES])
+            more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+            share = self.unattributed_ms / total
+            yield f"{share:.1%} of the time is in kernels across layers, nobody's: {some}{more}"
+        if whole_ms:
+            yield f"the kernels add up to {self.total_ms:.4g} ms, {self.total_ms / whole_ms:.1%} of a whole run"
 
 
 def attribute(
@@ -138,14 +167,16 @@ def attribute(
 
     `nodes` are the ONNX nodes of kernels as `read_layer_info` gives them; of other kernels their names tell.
     """
-    owners = {node: layer.name for layer in graph.layers for node in layer.nodes}
+    owners = {layer.tensor: layer.name for layer in graph.layers}
+    owners |= {node: layer.name for layer in graph.layers for node in layer.nodes}
     owners |= dict.fromkeys(graph.head.nodes, HEAD)
     copies = _copied_tensors(graph)
     charged: dict[str, float] = {}
     reformat_ms, unattributed = 0.0, []
     for kernel in kernels:
         inner, moves = _without_reformat(kernel.name)
-        found = {owners[node] for node in (nodes or {}).get(kernel.name, ()) if node in owners}
+        told = [*(nodes or {}).get(kernel.name, ()), *_NODE.findall(kernel.name)]
+        found = {owners[node] for node in told if node in owners}
         found = found or {owners[node] for node in named_nodes(inner, owners)} or copies.get(inner, set())
         if len(found) == 1:
             owner = found.pop()
@@ -162,7 +193,7 @@ _REFORMAT = re.compile(
     r"|(?:copied_)?(?:reshape|squeeze|unsqueeze)_(?:before|after)_"
 )
 _FOREIGN = re.compile(r"ForeignNode\[(.+)\.\.\.(.+)\]")
-_MYELIN = re.compile(r"_myl\d+_\d+$")
+_ADDED = re.compile(r"_myl\d+_\d+$|§.*")  # by TensorRT; by `engine.subgraph`, to the name of a tensor
 
 
 def _without_reformat(name: str) -> tuple[str, bool]:
@@ -172,14 +203,14 @@ def _without_reformat(name: str) -> tuple[str, bool]:
 
 
 def named_nodes(name: str, known: Collection[str]) -> list[str]:
-    """The ONNX nodes that a kernel's name names: `a + b`, `a || b` (side by side), `PWN(a, b)`, `ForeignNode[a...b]`.
+    """The ONNX nodes, or tensors, in a kernel's name: `a + b`, `a || b` (side by side), `PWN(a, b)`, `ForeignNode[a...b]`.
 
     A `ForeignNode` names the first and the last of its nodes: they tell whose it is only if both are of one layer, so
     where one of them is not known (it may be a constant) there are none.
     """
     foreign = _FOREIGN.search(name)
     tokens = foreign.groups() if foreign else re.split(r" \+ | \|\| |PWN\(|, |\)+(?= |,|$)", name)
-    named = [token if token in known else _MYELIN.sub("", token) for token in map(str.strip, tokens)]
+    named = [token if token in known else _ADDED.sub("", token) for token in map(str.strip, tokens)]
     if foreign and not all(node in known for node in named):
         return []
     return [node for node in named if node in known]

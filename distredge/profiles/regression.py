@@ -109,6 +109,7 @@ def left_out_errors(representation: Representation, rows: FloatArray, ms: FloatA
 
     With many points a fifth of them is left out at a time, every fifth one. Needs at least 3 points.
     """
+    ms = np.maximum(ms, LEAST_MS)
     inner = np.arange(1, len(rows) - 1)
     errors = np.empty(len(inner))
     for fold in range(min(FOLDS, len(inner))):
@@ -123,7 +124,7 @@ def cross_validate(points: Iterable[tuple[FloatArray, FloatArray]]) -> dict[Repr
 
     `points` are (rows, ms) of each layer.
     """
-    known = [(rows, ms) for rows, ms in points if len(rows) >= 3 and ms.min() > 0]
+    known = [(rows, ms) for rows, ms in points if len(rows) >= 3]
     return {
         name: np.concatenate([np.zeros(0), *(left_out_errors(name, rows, ms) for rows, ms in known)])
         for name in REPRESENTATIONS

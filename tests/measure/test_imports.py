@@ -181,7 +181,7 @@ def test_alike_layers_share_the_median_of_their_figures(tmp_path: Path) -> None:
     assert len({layer.signature for layer in graph.layers}) == 1
     found = read([written(tmp_path, "layer,rows,median_ms\nc0,8,1\nc1,8,2\nc2,8,4\nc0,4,1\n")], graph, "csv")
     assert {rows: t.median_ms for rows, t in found.layers[graph.layers[0].signature].items()} == {4: 1, 8: 2}
-    assert "up to 300% apart: c0 = c1 = c2" in found.notes[0]
+    assert "up to 300.0% apart: c0 = c1 = c2" in found.notes[0]
 
 
 times = st.floats(0, 1e9, allow_nan=False).map(abs)

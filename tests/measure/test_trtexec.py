@@ -29,6 +29,7 @@ from distredge.measure.trtexec import TrtexecBench, read_version, reason
 from distredge.measure.trtexec_files import (
     KernelTime,
     attribute,
+    by_name,
     named_nodes,
     read_layer_info,
     read_profile,
@@ -489,6 +490,7 @@ def test_other_files(read: Callable[[str], object], text: str) -> None:
         ("PWN(PWN(PWN(/x/Sigmoid), a), b) + c", ["a", "b", "c"]),
         ("a + (Unnamed Layer* 4) [ElementWise] + b", ["a", "b"]),
         ("a_myl9_1", ["a"]),
+        ("a§out§identity", ["a"]),
         ("{ForeignNode[a...c]}", ["a", "c"]),
         ("{ForeignNode[318...c]}", []),
         ("__myl_Cast_myl9_2", []),
@@ -506,7 +508,10 @@ def test_a_profile_by_layer(graph: LayerGraph) -> None:
     assert found.reformat_ms == pytest.approx(0.11)
     assert found.unattributed == ()
     assert found.total_ms == pytest.approx(2.0)
-    assert found.sum_over(2.5) == pytest.approx(0.8)
+    assert list(found.notes(2.5)) == [
+        "5.5% of the time lays data out anew, charged to the layer behind it",
+        "the kernels add up to 2 ms, 80.0% of a whole run",
+    ]
 
 
 def test_what_spans_layers_is_nobodys(graph: LayerGraph) -> None:
@@ -518,6 +523,14 @@ def test_what_spans_layers_is_nobodys(graph: LayerGraph) -> None:
     assert found.unattributed_ms == pytest.approx(0.75)
     told = attribute(kernels, graph, read_layer_info(recorded("layers-10.3")))
     assert told.layers_ms == pytest.approx({"conv1": 1.1, "pool2": 0.05})
+    names = by_name(kernels, read_layer_info(recorded("layers-10.3")))
+    assert list(names)[1:4] == [
+        "conv1 + relu1",
+        "{ForeignNode[conv2...conv3]} [ONNX Layer: conv2] [ONNX Layer: relu3] [ONNX Layer: pool1] [ONNX Layer: conv3]",
+        "__myl_MaxPool_myl9_2 [ONNX Layer: pool2]",
+    ]
+    again = attribute([KernelTime(name, ms) for name, ms in names.items()], graph)
+    assert again.layers_ms == pytest.approx(told.layers_ms)
 
 
 def test_import(graph: LayerGraph) -> None:

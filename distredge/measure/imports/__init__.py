@@ -110,7 +110,7 @@ def import_profile(
         precision=precision or found.precision or "FP32",
         threads=threads,
     )
-    ledger = Ledger.open(name, add_to or Path(), subject) if add_to else Ledger(name, subject)
+    ledger = Ledger.open(name, add_to, subject) if add_to else Ledger(name, subject)
     _add(ledger, found, graph, add_to)
     notes = [*_files(paths, format), *found.notes]
     if precision is None and found.precision is None:

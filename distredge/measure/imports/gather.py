@@ -86,7 +86,7 @@ class Gathered:
                 apart = max(apart, spread)
         if alike:
             yield (
-                f"alike layers share one figure, the median of theirs, which are up to {apart:.0%} apart: "
+                f"alike layers share one figure, the median of theirs, which are up to {apart:.1%} apart: "
                 f"{listed(alike, 3)}"
             )
 

@@ -65,13 +65,7 @@ def _by_flag(paths: Sequence[Path]) -> dict[str, str]:
 
 
 def _notes(account: Attribution, fused: Sequence[str]) -> Iterator[str]:
-    total = account.total_ms or 1.0
     yield "trtexec: a profiled run takes longer than others"
-    if account.reformat_ms:
-        share = account.reformat_ms / total
-        yield f"trtexec: {share:.1%} of the time lays data out anew, charged to the layer behind it"
-    if account.unattributed:
-        share, names = account.unattributed_ms / total, listed([kernel.name for kernel in account.unattributed])
-        yield f"trtexec: {share:.1%} of the time is in kernels across layers, nobody's: {names}"
+    yield from (f"trtexec: {note}" for note in account.notes())
     if fused:
         yield f"trtexec: no kernel of their own, taken as 0 ms since others do their work: {listed(fused)}"
