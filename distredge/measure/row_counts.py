@@ -94,4 +94,3 @@ def first_rows(height: int) -> list[int]:
     if height <= count:
         return list(range(1, height + 1))
     return sorted({round(rows) for rows in np.geomspace(1, height, count).tolist()})
-

@@ -95,6 +95,8 @@ class TensorRtBench(Bench):
         try:
             loaded = _Loaded(self._api, self._gpu, self._build(piece))
             yield loaded
+        except version_converter.ConvertError as error:
+            raise RunError(f"{piece.title} cannot be written for TensorRT {self._api.version[0]}: {error}") from error
         except self._gpu.cuda.Error as error:
             clear_frames(error.__traceback__)  # they hold an engine, which must go before the GPU's context
             raise RunError(f"{piece.title} failed on {self._gpu.name}: {error}") from error

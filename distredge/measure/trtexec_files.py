@@ -203,7 +203,7 @@ def _without_reformat(name: str) -> tuple[str, bool]:
 
 
 def named_nodes(name: str, known: Collection[str]) -> list[str]:
-    """The ONNX nodes, or tensors, in a kernel's name: `a + b`, `a || b` (side by side), `PWN(a, b)`, `ForeignNode[a...b]`.
+    """The ONNX nodes, or tensors, in a kernel's name: `a + b`, `a || b` (abreast), `PWN(a, b)`, `ForeignNode[a...b]`.
 
     A `ForeignNode` names the first and the last of its nodes: they tell whose it is only if both are of one layer, so
     where one of them is not known (it may be a constant) there are none.
