@@ -16,6 +16,16 @@ METHODS = {
     "search": ("distredge.planners.search", "Search"),
     "equal": ("distredge.planners.equal", "Equal"),
     "offload": ("distredge.planners.offload", "Offload"),
+    "exact": ("distredge.planners.exact", "Exact"),
+    "modnn": ("distredge.planners.modnn", "Modnn"),
+    "mednn": ("distredge.planners.mednn", "Mednn"),
+    "coedge": ("distredge.planners.coedge", "CoEdge"),
+    "deepthings": ("distredge.planners.deepthings", "DeepThings"),
+    "deeperthings": ("distredge.planners.deeperthings", "DeeperThings"),
+    "aofl": ("distredge.planners.aofl", "Aofl"),
+    "neurosurgeon": ("distredge.planners.neurosurgeon", "Neurosurgeon"),
+    "dads": ("distredge.planners.dads", "Dads"),
+    "scission": ("distredge.planners.scission", "Scission"),
 }
 """Where each method lives; a method's module is imported when it is used."""
 

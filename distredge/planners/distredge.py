@@ -15,10 +15,12 @@ from distredge.agents.settings import Settings, load_settings
 from distredge.errors import DependencyError, InputError
 from distredge.partitioning.lcpss import ALPHA, SAMPLES, lcpss
 from distredge.planners.base import Planner, Strategy, Task, simulator_for
-from distredge.planners.search import JointSearch, candidate_orders, candidate_schemes
+from distredge.planners.search import ROUND_STEPS, JointSearch, candidate_orders, candidate_schemes
 from distredge.plans.scheme import PartitionScheme
 from distredge.scenario import Scenario
+from distredge.simulate.anneal import anneal
 from distredge.simulate.kernel import IntArray
+from distredge.simulate.simulator import Simulator
 
 if TYPE_CHECKING:
     from distredge.agents.training import TrainingResult
@@ -28,9 +30,14 @@ SCREEN_PROGRESS = 0.1
 
 
 class Osds(Planner):
-    """The preset `default`: a short search chooses scheme and order, then an agent is trained on the winner."""
+    """The preset `default`: a short search chooses scheme and order, then an agent is trained on the winner.
+
+    The agent learns to lower latency, whatever the goals. With other goals the search looks for these, and the agent's
+    plan is annealed towards them; the better of both is taken.
+    """
 
     name = "osds"
+    weighs = True
 
     def plan(self, task: Task) -> Strategy:
         """The best plan that search and agent have seen."""
@@ -79,7 +86,7 @@ def train_planner(
     else:
         raise InputError("to resume a training, say where it is: --out DIR")
     result = train(
-        simulator_for(task, ground.scheme, ground.scenario),
+        Simulator(task.graph, ground.scenario, ground.scheme, task.costs),
         settings,
         task.rng,
         budget_s=_less(task, began).budget_s,
@@ -88,7 +95,19 @@ def train_planner(
         resume=resume,
         progress=lambda share, ms: task.progress(SCREEN_PROGRESS + (1.0 - SCREEN_PROGRESS) * share, ms),
     )
-    return Strategy(ground.scheme, ground.scenario, result.best_cuts, result.best_latency_ms), result
+    strategy = Strategy(ground.scheme, ground.scenario, result.best_cuts, result.best_latency_ms)
+    return (strategy if settings.screen is None else _towards_goals(task, strategy, ground.seeds)), result
+
+
+def _towards_goals(task: Task, strategy: Strategy, seeds: IntArray | None) -> Strategy:
+    """The strategy, or one of the plans known before, annealed for the task's goals where latency alone is not all."""
+    simulator = simulator_for(task, strategy.scheme, strategy.scenario)
+    if simulator.aim is None:
+        return strategy
+    known = strategy.cuts[None] if seeds is None else np.concatenate([strategy.cuts[None], seeds])
+    found = [anneal(simulator, cuts, ROUND_STEPS, task.rng)[0] for cuts in known]
+    best = min([*found, *known], key=lambda cuts: float(simulator.score(cuts[None])[0]))
+    return replace(strategy, cuts=best, latency_ms=float(simulator.evaluate(best[None])[0]))
 
 
 def _less(task: Task, began: float) -> Task:
@@ -119,7 +138,7 @@ def _new_ground(task: Task, settings: Settings) -> _Ground:
 
     budget_s = None if task.budget_s is None else task.budget_s * settings.screen.share
     search = JointSearch(replace(task, budget_s=budget_s, progress=progress))
-    search.screen(candidate_schemes(task.graph, task.scenario, task.rng), candidate_orders(search))
+    search.screen(candidate_schemes(task), candidate_orders(search))
     search.vary(settings.screen.rounds)
     best = search.pool[0]
     plans = np.stack([c.cuts for c in search.pool if (c.locations, c.order) == (best.locations, best.order)])

@@ -9,12 +9,13 @@ from distredge.plans.scheme import PartitionScheme
 
 
 class Offload(Planner):
-    """One volume, on the provider that answers first end to end.
+    """One volume, on the provider that answers first end to end (or is best for the task's goals).
 
     The paper takes the one with the best hardware; where links differ, the best end to end is the stronger baseline.
     """
 
     name = "offload"
+    weighs = True
 
     def plan(self, task: Task) -> Strategy:
         """The best of as many strategies as there are providers."""
@@ -22,6 +23,6 @@ class Offload(Planner):
         simulator = simulator_for(task, scheme)
         choices = simulator.single_device_cuts()
         latencies = simulator.evaluate(choices)
-        best = int(np.argmin(latencies))
+        best = int(np.argmin(simulator.score(choices)))
         task.progress(1.0, float(latencies[best]))
         return Strategy(scheme, task.scenario, choices[best], float(latencies[best]))

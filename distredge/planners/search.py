@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,11 +17,12 @@ from distredge.model.graph import LayerGraph
 from distredge.partitioning.lcpss import SAMPLES, lcpss
 from distredge.planners.base import Planner, Strategy, Task, simulator_for
 from distredge.plans.scheme import PartitionScheme
-from distredge.scenario import Scenario
 from distredge.simulate.anneal import START_TEMPERATURE, anneal
+from distredge.simulate.costs import BARRED_MS
+from distredge.simulate.goals import GOALS, Goals
 from distredge.simulate.kernel import IntArray
 from distredge.simulate.simulator import Simulator
-from distredge.simulate.starts import capability, starts
+from distredge.simulate.starts import capability, proportional_cuts, starts
 
 ALPHAS = (0.25, 0.5, 0.75, 0.9, 0.97, 1.0)
 """Weights of transmission at which LC-PSS proposes schemes."""
@@ -41,12 +42,15 @@ ROUND_STEPS = 40_000
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A strategy under way: partition locations, order of the providers (places in the scenario), cuts."""
+    """A strategy under way: partition locations, order of the providers (places in the scenario), cuts.
+
+    `score` is the simulator's: the latency in ms where that alone decides.
+    """
 
     locations: tuple[int, ...]
     order: tuple[int, ...]
     cuts: IntArray
-    latency_ms: float
+    score: float
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -82,34 +86,38 @@ class JointSearch:
         found = []
         for locations, order in itertools.product(schemes, orders):
             simulator = self.simulator(locations, order)
-            choices = starts(simulator)
-            best = choices[np.argsort(simulator.evaluate(choices), kind="stable")[:2]]
-            found.append(min((self._anneal(locations, order, c, SCREEN_STEPS) for c in best), key=_latency))
+            choices = starts(simulator) if latency_only(simulator) else starts_for_goals(simulator)
+            best = choices[np.argsort(simulator.score(choices), kind="stable")[:2]]
+            found.append(min((self._anneal(locations, order, c, SCREEN_STEPS) for c in best), key=_score))
             if self.spent() > 0.3:
                 break
         steps = SCREEN_STEPS
         while len(found) > POOL:
             steps *= 4
-            found = sorted(found, key=_latency)[: max(POOL, len(found) // 3)]
+            found = sorted(found, key=_score)[: max(POOL, len(found) // 3)]
             found = [self._again(c, steps) for c in found if self.spent() < 0.5] or found
-        self.pool = sorted(found, key=_latency)[:POOL]
+        self.pool = sorted(found, key=_score)[:POOL]
 
     def vary(self, rounds: int) -> None:
         """Vary the pool: `rounds` times, or until the budget is spent."""
         rng = self.task.rng
         for n in itertools.count():
             share = self.spent() if self._deadline is not None else n / rounds
-            self.task.progress(min(share, 1.0), self.pool[0].latency_ms)
+            self.task.progress(min(share, 1.0), self.strategy(self.pool[0]).latency_ms)
             if share >= 1.0:
                 return
             parent = self.pool[int(len(self.pool) * rng.random() ** 2)]
-            self._keep(self._variation(parent))
+            self.keep(self._variation(parent))
 
     def best(self) -> Strategy:
         """The best strategy so far."""
-        best = self.pool[0]
-        scheme = PartitionScheme(self.task.graph, best.locations)
-        return Strategy(scheme, self.task.scenario.reordered(best.order), best.cuts, best.latency_ms)
+        return self.strategy(self.pool[0])
+
+    def strategy(self, candidate: Candidate) -> Strategy:
+        """A candidate with its latency."""
+        simulator = self.simulator(candidate.locations, candidate.order)
+        latency = candidate.score if simulator.aim is None else float(simulator.evaluate(candidate.cuts[None])[0])
+        return Strategy(simulator.scheme, simulator.scenario, candidate.cuts, latency)
 
     def _variation(self, parent: Candidate) -> Candidate:
         kind = self.task.rng.random()
@@ -136,43 +144,175 @@ class JointSearch:
         steps: int,
         warmth: float = START_TEMPERATURE,
     ) -> Candidate:
-        found, latency = anneal(self.simulator(locations, order), cuts, steps, self.task.rng, warmth)
-        return Candidate(locations, order, found, latency)
+        found, score = anneal(self.simulator(locations, order), cuts, steps, self.task.rng, warmth)
+        return Candidate(locations, order, found, score)
 
-    def _keep(self, candidate: Candidate) -> None:
+    def keep(self, candidate: Candidate) -> None:
         """Take a candidate into the pool, which stays wide: of one scheme and order only the two best stay."""
         same = [c for c in self.pool if (c.locations, c.order) == (candidate.locations, candidate.order)]
         if any(c.key == candidate.key for c in same):
             return
         if len(same) >= 2:
-            worst = max(same, key=_latency)
-            if worst.latency_ms <= candidate.latency_ms:
+            worst = max(same, key=_score)
+            if worst.score <= candidate.score:
                 return
             self.pool = [c for c in self.pool if c is not worst]
-        self.pool = sorted([*self.pool, candidate], key=_latency)[:POOL]
+        self.pool = sorted([*self.pool, candidate], key=_score)[:POOL]
 
 
 class Search(Planner):
     """The best that annealing finds over scheme, order and cuts: what the agent is compared with."""
 
     name = "search"
+    weighs = True
 
     def plan(self, task: Task) -> Strategy:
         """With a budget, searches until it is spent; without one, a fixed number of evaluations."""
         search = JointSearch(task)
-        search.screen(candidate_schemes(task.graph, task.scenario, task.rng), candidate_orders(search))
+        search.screen(candidate_schemes(task), candidate_orders(search))
         search.vary(ROUNDS)
         return search.best()
 
 
-def candidate_schemes(graph: LayerGraph, scenario: Scenario, rng: np.random.Generator) -> list[tuple[int, ...]]:
-    """LC-PSS at several alpha, and the whole model as one volume; distinct, in a fixed order."""
-    found: list[tuple[int, ...]] = [(0,)]
+@dataclass(frozen=True)
+class FrontPoint:
+    """A plan on a front: `value` is its other goal."""
+
+    strategy: Strategy
+    latency_ms: float
+    value: float
+
+
+FRONT_ROUNDS = 12
+"""Variations tried for each point of a front when no budget is given."""
+
+
+class Front:
+    """Latency against another goal (of `GOALS`, by its place): the search for the plans of which none beats another.
+
+    Both goals are minimised alone, then latency under limits between the two values of the other. Each search begins
+    with all that the ones before found. The task's limits hold at every point; what it minimises does not count.
+    """
+
+    def __init__(self, task: Task, against: int, points: int) -> None:
+        self.task, self.against, self.points = task, against, max(points, 2)
+        self._known: dict[tuple[object, ...], Candidate] = {}
+        self._schemes: list[tuple[int, ...]] = []
+        self._orders: list[tuple[int, ...]] = []
+        self._done = 0
+        self._judges = [
+            JointSearch(replace(task, goals=goals))
+            for goals in (replace(task.goals, minimise={GOALS[against]: 1.0}), Goals({GOALS[against]: 1.0}))
+        ]
+
+    def search(self) -> list[FrontPoint]:
+        """The front, fastest first; empty if the task's limits cannot be kept."""
+        fastest = self._point(self._solve({"latency": 1.0}, None))
+        little = 1e-3 * fastest.value / fastest.latency_ms  # of two that are alike in the other goal, the faster
+        least = self._point(self._solve({GOALS[self.against]: 1.0, "latency": little}, None))
+        for n in range(1, self.points - 1):
+            limit = least.value + (fastest.value - least.value) * (1.0 - n / (self.points - 1))
+            self._solve({"latency": 1.0}, limit)
+        found = [self._point(c) for c in self._known.values() if self._keeps(c)]
+        front: list[FrontPoint] = []
+        for point in sorted(found, key=lambda p: (p.latency_ms, p.value)):
+            if not front or point.value < front[-1].value:
+                front.append(point)
+        return _spread(front, self.points)
+
+    def _solve(self, minimise: dict[str, float], limit: float | None) -> Candidate:
+        goals = replace(self.task.goals, minimise=minimise)
+        goals = goals if limit is None else goals.limited(self.against, limit)
+        done = self._done
+
+        def progress(share: float, latency_ms: float) -> None:
+            self.task.progress((done + share) / self.points, latency_ms)
+
+        budget_s = None if self.task.budget_s is None else self.task.budget_s / self.points
+        search = JointSearch(replace(self.task, goals=goals, budget_s=budget_s, progress=progress))
+        if not self._schemes:
+            self._schemes, self._orders = candidate_schemes(search.task), candidate_orders(search)
+        search.screen(self._schemes, self._orders)
+        self._schemes, self._orders = self._schemes[:1], self._orders[:1]
+        for c in self._known.values():
+            simulator = search.simulator(c.locations, c.order)
+            search.keep(replace(c, score=float(simulator.score(c.cuts[None])[0])))
+        search.vary(FRONT_ROUNDS)
+        self._known.update((c.key, c) for c in search.pool)
+        self._done += 1
+        return search.pool[0]
+
+    def _point(self, candidate: Candidate) -> FrontPoint:
+        strategy = self._judges[1].strategy(candidate)
+        return FrontPoint(strategy, strategy.latency_ms, self._scores(candidate)[1])
+
+    def _keeps(self, candidate: Candidate) -> bool:
+        """Whether a plan keeps to the task's limits, which its score shows, and bars."""
+        limited, free = self._scores(candidate)
+        return limited <= free and self._point(candidate).latency_ms < BARRED_MS
+
+    def _scores(self, candidate: Candidate) -> list[float]:
+        """The other goal, with penalties for the task's limits, and by itself."""
+        simulators = [judge.simulator(candidate.locations, candidate.order) for judge in self._judges]
+        return [float(simulator.score(candidate.cuts[None])[0]) for simulator in simulators]
+
+
+def _spread(front: list[FrontPoint], most: int) -> list[FrontPoint]:
+    """At most so many points: both ends, and those nearest to even steps of the other goal."""
+    if len(front) <= most:
+        return front
+    values = np.array([point.value for point in front])
+    wanted = np.linspace(values[0], values[-1], most)
+    chosen = sorted({0, len(front) - 1, *(int(np.argmin(np.abs(values - value))) for value in wanted)})
+    return [front[i] for i in chosen]
+
+
+def candidate_schemes(task: Task) -> list[tuple[int, ...]]:
+    """LC-PSS at several alpha, and the whole model as one volume; distinct, in a fixed order.
+
+    All are cut around the layers that not everybody may compute, lest that extend to their neighbours.
+    """
+    fences, providers = _fences(task), len(task.scenario.providers)
+    found = [tuple(sorted({0, *fences}))]
     for alpha in ALPHAS:
-        locations = lcpss(graph, len(scenario.providers), alpha, SAMPLES, rng).locations
+        locations = lcpss(task.graph, providers, alpha, SAMPLES, task.rng).locations
+        locations = tuple(sorted({*locations, *fences}))
         if locations not in found:
             found.append(locations)
     return found
+
+
+def _fences(task: Task) -> set[int]:
+    """Cut points next to where providers are barred."""
+    points = (*task.graph.cut_points, len(task.graph.layers))
+    barred = {i for name in task.scenario.provider_names for i in task.goals.barred_layers(task.graph, name)}
+    before = {max(p for p in points if p <= max(i, 0)) for i in barred}
+    after = {min(p for p in points if p > max(i, 0)) for i in barred}
+    return (before | after) - {len(task.graph.layers)}
+
+
+def latency_only(simulator: Simulator) -> bool:
+    """Whether latency alone decides, and everybody may compute everything."""
+    return simulator.aim is None and simulator.barred is None
+
+
+def starts_for_goals(simulator: Simulator) -> IntArray:
+    """(n, volumes, providers + 1): `starts`, and the best k providers by what each is worth alone, and by reliability.
+
+    Who is barred from a volume leaves its rows to the others.
+    """
+    free, heights = simulator.unbarred(), simulator.heights
+    rates = capability(free)
+    worths = [free.score(free.single_device_cuts())]
+    if simulator.aim is not None:
+        worths.append(-simulator.aim.works)
+    found = [starts(free)]
+    for ranking in (np.argsort(worth, kind="stable") for worth in worths):
+        for k in range(1, simulator.providers + 1):
+            shares = np.zeros_like(rates)
+            shares[ranking[:k]] = rates[ranking[:k]]
+            found.append(proportional_cuts(heights, shares)[None])
+    return simulator.permitted(np.concatenate(found))
 
 
 def candidate_orders(search: JointSearch) -> list[tuple[int, ...]]:
@@ -184,7 +324,7 @@ def candidate_orders(search: JointSearch) -> list[tuple[int, ...]]:
     plain = tuple(range(count))
     if count <= 4:
         return [order for order in itertools.permutations(plain) if order <= order[::-1]]
-    ranking = np.argsort(-capability(search.simulator((0,), plain)), kind="stable").tolist()
+    ranking = np.argsort(-capability(search.simulator((0,), plain).unbarred()), kind="stable").tolist()
     middle = tuple(ranking[1::2][::-1] + ranking[::2])
     return list(dict.fromkeys([plain, tuple(ranking), middle]))
 
@@ -218,5 +358,5 @@ def _move_location(graph: LayerGraph, locations: tuple[int, ...], rng: np.random
     return (0, *sorted(inner))
 
 
-def _latency(candidate: Candidate) -> float:
-    return candidate.latency_ms
+def _score(candidate: Candidate) -> float:
+    return candidate.score

@@ -1,0 +1,124 @@
+"""`distredge experiment`: the paper's figures and tables again, and its claims beside what is found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import date as calendar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
+from distredge.cli.output import JsonFlag, Seed, console, emit, errors, table
+from distredge.errors import InputError
+from distredge.planners import planner
+
+if TYPE_CHECKING:
+    from distredge.experiments.report import Judged
+    from distredge.experiments.runner import Progress
+
+LINE_EVERY = 0.05
+"""Share of the work after which a log gets a line."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("experiment")(experiment)
+
+
+def experiment(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="fig4 .. fig14, table1 .. table3, or all.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for CSV, PNG and report.html.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer repeats and episodes: minutes, not hours.")] = False,
+    methods: Annotated[str | None, typer.Option(help="Only these, with commas between.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, max=256, help="Processes; as many as cores if left out.")] = None,
+    date: Annotated[str | None, typer.Option(help="Stands in the report; today if left out.")] = None,
+    as_json: JsonFlag = False,
+    seed: Seed = 0,
+) -> None:
+    """Make figures and tables of the DistrEdge paper again, and judge its claims: CSV, PNG and report.html in a folder.
+
+    Interrupt it as you like: run again, it goes on. Boards are calibrated on published figures, not measured.
+
+    Example: distredge experiment fig6 fig7 --quick --out results
+    """
+    from distredge import __version__
+    from distredge.experiments.base import FULL, QUICK
+    from distredge.experiments.publish import PAGE, publish
+    from distredge.experiments.registry import experiments
+    from distredge.experiments.runner import run
+    from distredge.experiments.store import claim_folder
+
+    chosen = experiments(names)
+    only = None if methods is None else tuple(part.strip() for part in methods.split(",") if part.strip())
+    for name in only or ():
+        planner(name)
+    if only == ():
+        raise InputError("--methods is empty: name some, with commas between, or leave it out")
+    effort = replace(QUICK if quick else FULL, seed=seed, methods=only)
+    claim_folder(out, effort, __version__)
+    with _progress() as tell:
+        run(chosen, out, effort, jobs or os.cpu_count() or 1, tell)
+    judged = publish(out, effort, __version__, date or calendar.today().isoformat())
+    data = {
+        "out": str(out),
+        "report": str(out / PAGE),
+        "effort": effort.name,
+        "experiments": [e.name for e in chosen],
+        "claims": [_data(item) for item in judged],
+    }
+    emit(as_json, data, lambda: _show(judged, out / PAGE))
+
+
+def _data(item: Judged) -> dict[str, Any]:
+    return {
+        "name": item.claim.name,
+        "statement": item.claim.statement,
+        "source": item.claim.source,
+        "experiments": list(item.claim.needs),
+        "verdict": item.verdict,
+        "found": {
+            subject or "all": {"verdict": judgement.verdict, "figures": judgement.found}
+            for subject, judgement in item.found.items()
+        },
+        "likely_reason": item.reason or None,
+    }
+
+
+def _show(judged: list[Judged], page: Path) -> None:
+    run = [item for item in judged if item.verdict != "not run"]
+    rows = [[item.claim.name, item.verdict, next(iter(item.found.values())).found] for item in run]
+    table("The paper's claims; boards calibrated, not measured", ["claim", "verdict", "found here"], rows)
+    console.print(f"{len(judged) - len(run)} claims not run; all of it in {page}")
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar on stderr with the time left or, if nobody watches, a line from time to time."""
+    shown = Bar(
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"), console=errors, transient=True, disable=not errors.is_terminal,
+    )  # fmt: skip
+    with shown as bar:
+        task = bar.add_task("", total=1.0, left="")
+        last = -1.0
+
+        def tell(what: str, share: float, left_s: float) -> None:
+            nonlocal last
+            left = f"about {_span(left_s)} left" if share < 1.0 else "done"
+            bar.update(task, completed=share, description=what, left=left)
+            if not errors.is_terminal and (share >= 1.0 or share - last >= LINE_EVERY):
+                errors.print(f"{share:.0%} {what}, {left}")
+                last = share
+
+        yield tell
+
+
+def _span(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
