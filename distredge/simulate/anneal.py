@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from distredge.simulate import kernel
+from distredge.simulate import goals, kernel
 from distredge.simulate.kernel import IntArray
 from distredge.simulate.simulator import Simulator
 
@@ -21,13 +21,14 @@ START_TEMPERATURE = 0.03
 def anneal(
     simulator: Simulator, start: IntArray, steps: int, rng: np.random.Generator, warmth: float = START_TEMPERATURE
 ) -> tuple[IntArray, float]:
-    """The best cuts (volumes, providers + 1) found in `steps` evaluations from `start`, and their latency in ms.
+    """The best cuts (volumes, providers + 1) found in `steps` evaluations from `start`, and their score.
 
-    `warmth` is the starting temperature as a share of the start's latency.
+    The score is the latency in ms, if the simulator has no aim. `warmth` is the starting temperature as a share of what
+    the start is worth.
     """
-    cuts = simulator.check(start[None])[0].copy()
+    cuts = simulator.permitted(simulator.check(start[None])[0]).copy()
     try:
-        best, cost = _anneal(simulator.problem, cuts, steps, warmth, rng)
+        best, cost = _anneal(simulator.problem, simulator.aim, cuts, steps, warmth, rng)
     except SystemError as exc:  # how Ctrl-C comes out of compiled code
         if isinstance(exc.__cause__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
@@ -116,8 +117,16 @@ def _propose(heights, cuts, heat, rng):  # type: ignore[no-untyped-def]
     return lo, hi
 
 
+@njit(cache=True)
+def _judge(problem, aim, cuts, since, head, latency_ms, sizes, spent):  # type: ignore[no-untyped-def]
+    """`goals.judge` of `cuts`, which differ from those that `spent` is of from volume `since` on."""
+    for v in range(since, cuts.shape[0]):
+        goals.spend(problem, aim, v, cuts, head, sizes, spent[v])
+    return goals.judge(problem, aim, cuts, head, latency_ms, spent)
+
+
 @njit(cache=True, nogil=True)
-def _anneal(problem, cuts, steps, warmth, rng):  # type: ignore[no-untyped-def]
+def _anneal(problem, aim, cuts, steps, warmth, rng):  # type: ignore[no-untyped-def]
     volumes, providers = cuts.shape[0], cuts.shape[1] - 1
     saved = np.zeros((volumes + 1, 4, providers + 1))
     trial_saved = np.zeros_like(saved)
@@ -130,6 +139,13 @@ def _anneal(problem, cuts, steps, warmth, rng):  # type: ignore[no-untyped-def]
     trial_saved[:] = saved
     best, best_cost = cuts.copy(), now
     start = now
+    spent, sizes = np.zeros((volumes, 3)), np.zeros(providers)
+    trial_spent = spent.copy()
+    if aim is not None:
+        start, excess = _judge(problem, aim, cuts, 0, head, now, sizes, spent)
+        trial_spent[:] = spent
+        now = start + goals.penalty(aim, excess)
+        best_cost = now + (goals.BROKEN * aim.scale if excess > 0.0 else 0.0)
     if providers == 1:
         return best, best_cost
     for n in range(steps):
@@ -145,15 +161,25 @@ def _anneal(problem, cuts, steps, warmth, rng):  # type: ignore[no-untyped-def]
         trial_head = kernel.largest_share(trial[volumes - 1])
         since = 0 if early and trial_head != head else lo
         cost = _resume(problem, trial, since, trial_head, trial_saved, state, scratch)
+        excess = 0.0
+        if aim is not None:
+            worth, excess = _judge(problem, aim, trial, since, trial_head, cost, sizes, trial_spent)
+            cost = worth + goals.penalty(aim, excess)
         gap = cost - now
         if gap <= 0.0 or rng.random() < np.exp(-gap / max(warmth * start * heat, 1e-12)):
             now, head = cost, trial_head
             cuts[lo : hi + 1] = trial[lo : hi + 1]
             saved[since:] = trial_saved[since:]
+            if aim is not None:
+                spent[since:] = trial_spent[since:]
+                if excess > 0.0:
+                    cost += goals.BROKEN * aim.scale
             if cost < best_cost:
                 best_cost = cost
                 best[:] = cuts
         else:
             trial[lo : hi + 1] = cuts[lo : hi + 1]
             trial_saved[since:] = saved[since:]
+            if aim is not None:
+                trial_spent[since:] = spent[since:]
     return best, best_cost

@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from distredge.geometry.split import Volume
-from distredge.model.graph import LayerGraph
-from distredge.profiles.profile import FloatArray, Profile
+from distredge.model.graph import IMAGE, LayerGraph
+from distredge.model.layer import Layer
+from distredge.profiles.profile import FloatArray, IntArray, Profile
+
+BARRED_MS = 1e7
+"""What a part takes beyond its time on a provider that must not compute it: no frame takes as long."""
 
 
 class VolumeCosts:
@@ -26,6 +30,8 @@ class VolumeCosts:
         self.head_ms = np.array([kind.head_ms(graph) for kind in self.kinds])
         self._layers = [self._layer_table(i) for i in range(len(graph.layers))]
         self._volumes: dict[tuple[int, int], FloatArray] = {}
+        self._macs: dict[tuple[int, int], FloatArray] = {}
+        self._peaks: dict[tuple[int, int], FloatArray] = {}
 
     def _layer_table(self, index: int) -> FloatArray:
         """(kinds, height + 1): latency of 0..height rows of a layer."""
@@ -48,3 +54,65 @@ class VolumeCosts:
             fused[:, np.tri(size, dtype=bool)] = 0.0
             self._volumes[key] = fused
         return self._volumes[key]
+
+    def macs(self, volume: Volume) -> FloatArray:
+        """(height + 1, height + 1): multiply-accumulates of the rows [a, b), halo included; 0 where b <= a."""
+        key = (volume.start, volume.stop)
+        if key not in self._macs:
+            each = [layer.macs / layer.height for layer in volume.layers]
+            self._macs[key] = np.tensordot(each, _rows(volume)[len(volume.entering) :], 1)
+        return self._macs[key]
+
+    def peak_elements(self, volume: Volume) -> FloatArray:
+        """(height + 1, height + 1): most elements of a layer's input and output together for the rows [a, b)."""
+        key = (volume.start, volume.stop)
+        if key not in self._peaks:
+            rows, count = _rows(volume), len(volume.entering)
+            held = np.tensordot([float(self.graph.row_elements(i)) for i in volume.entering], rows[:count], 1)
+            peak = np.zeros_like(held)
+            for layer, made in zip(volume.layers, rows[count:], strict=True):
+                made_elements = made * float(layer.row_elements)
+                np.maximum(peak, held + made_elements, out=peak)
+                held = made_elements
+            self._peaks[key] = peak
+        return self._peaks[key]
+
+
+def _rows(volume: Volume) -> IntArray:
+    """(entering + layers, height + 1, height + 1): how many rows the part [a, b) reads or computes; 0 where b <= a."""
+    starts, stops = volume.tables
+    rows: IntArray = np.maximum(stops[:, None, :] - starts[:, :, None], 0)
+    rows[:, np.tri(volume.height + 1, dtype=bool)] = 0
+    return rows
+
+
+class Barred(Profile):
+    """A device that must not compute some layers or, with `IMAGE` among them, read the image: it takes too long."""
+
+    def __init__(self, device: Profile, barred: frozenset[int]) -> None:
+        self.device, self.barred = device, barred
+        for name in ("name", "kind", "precision", "power", "memory_mb"):
+            if hasattr(device, name):  # made-up devices may lack one
+                setattr(self, name, getattr(device, name))
+
+    def layer_ms(self, layer: Layer, rows: IntArray) -> FloatArray:
+        """As the device."""
+        return self.device.layer_ms(layer, rows)
+
+    def fused_ms(self, volume: Volume, apart_ms: FloatArray) -> FloatArray:
+        """As the device, and `BARRED_MS` more where something is barred."""
+        found = self.device.fused_ms(volume, apart_ms)
+        image = {IMAGE} & {*volume.entering}
+        return found + BARRED_MS if self.barred & {*image, *range(volume.start, volume.stop)} else found
+
+    def cautions(self, graph: LayerGraph) -> list[str]:
+        """As the device."""
+        return self.device.cautions(graph)
+
+    def head_ms(self, graph: LayerGraph) -> float:
+        """As the device."""
+        return self.device.head_ms(graph)
+
+    def provenance(self) -> dict[str, object]:
+        """As the device."""
+        return self.device.provenance()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import numpy.typing as npt
 
@@ -106,6 +108,15 @@ class Simulator:
             np.cumsum(shares, axis=-1) / shares.sum(axis=-1, keepdims=True) * self.heights[:, None]
         )
         return found
+
+    def unbarred(self) -> Simulator:
+        """The same where everybody may compute everything."""
+        if self.barred is None:
+            return self
+        other = copy.copy(self)
+        other.problem = self.problem._replace(compute_ms=np.fmod(self.problem.compute_ms, BARRED_MS))
+        other.barred = None
+        return other
 
     def single_device_cuts(self) -> IntArray:
         """(providers, volumes, providers + 1): everything on one provider, for each of them."""

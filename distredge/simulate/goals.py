@@ -1,0 +1,430 @@
+"""What a plan is to be good at, and what it must keep to.
+
+`Goals` is what a user asks. What can be said of a volume and a provider alone (excluded providers, layers that only one
+may compute, image rows that only some may see) is built into the scenario that planners get (`Goals.scenario`), so that
+every planner which trusts its simulator keeps to it. The rest is an `Aim`: arrays from which compiled code tells a
+split decision's score (`Simulator.score`), the weighted sum of the goals and a penalty for limits that are broken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from distredge.errors import InputError, UnknownNameError
+from distredge.model.graph import IMAGE, LayerGraph
+from distredge.plans.plan import BoundPlan
+from distredge.plans.scheme import PartitionScheme
+from distredge.profiles.network import ms_per_byte
+from distredge.profiles.profile import Profile
+from distredge.scenario import Scenario
+from distredge.simulate import kernel
+from distredge.simulate.costs import BARRED_MS, Barred, VolumeCosts
+from distredge.simulate.kernel import HEAD, FloatArray, IntArray
+from distredge.simulate.memory import COMPUTE_BYTES
+from distredge.simulate.quality import HOUR_MS, Quality, power
+
+GOALS = ("latency", "energy", "cost", "redundant", "failures")
+"""What may be minimised, in ms, J, the prices' currency, and shares: of work done twice, of frames that are lost."""
+
+LIMITS = ("max_latency_ms", "max_energy_j", "max_cost", "max_redundant_share")
+"""What limits the goals but the last, which `min_reliability` does."""
+
+LATENCY, ENERGY, COST, REDUNDANT, FAILURES = range(5)
+
+PENALTY = 10.0
+"""Of a limit that is broken by its own size, in units of `Aim.scale`."""
+
+BROKEN = 1000.0
+"""On top, once, in the score: no plan that breaks a limit beats one that keeps all."""
+
+TOLERANCE = 1e-9
+"""By what share a limit may be passed: sums in another order differ as much."""
+
+
+@dataclass(frozen=True)
+class Goals:
+    """What to minimise, limits, and who may do what. The default is the least latency, nothing else.
+
+    `minimise` weighs the names of `GOALS` by unit (ms, J, ...): with latency 1 and energy 2 a joule is as bad as 2 ms.
+    `pin` are providers that must compute something. `layers_on` has layers that only the named provider may compute.
+    Only the providers `raw_to`, if given, may get rows of the image. The providers' own `memory_mb` always counts.
+    """
+
+    minimise: Mapping[str, float] = field(default_factory=lambda: {"latency": 1.0})
+    max_latency_ms: float | None = None
+    max_energy_j: float | None = None
+    max_cost: float | None = None
+    max_redundant_share: float | None = None
+    min_reliability: float | None = None
+    exclude: tuple[str, ...] = ()
+    pin: tuple[str, ...] = ()
+    layers_on: Mapping[str, str] = field(default_factory=dict)
+    raw_to: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Raises `InputError` for what no plan can be measured by."""
+        for name, weight in self.minimise.items():
+            if name not in GOALS:
+                raise UnknownNameError("goal", name, GOALS)
+            if not 0.0 <= weight < math.inf:
+                raise InputError(f"the weight of '{name}' must be a number that is not negative, got {weight:g}")
+        if not any(self.minimise.values()):
+            raise InputError(f"nothing is to be minimised: give one of {', '.join(GOALS)} a weight")
+        for key in LIMITS:
+            limit = getattr(self, key)
+            if limit is not None and not 0.0 <= limit < math.inf:
+                raise InputError(f"{key} must be a number that is not negative, got {limit:g}")
+        if self.min_reliability is not None and not 0.0 <= self.min_reliability <= 1.0:
+            raise InputError(f"min_reliability must lie between 0 and 1, got {self.min_reliability:g}")
+        if both := set(self.exclude) & {*self.pin, *self.layers_on.values()}:
+            raise InputError(f"provider '{min(both)}' is to be left out and to take part: choose one")
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """By `GOALS`."""
+        return tuple(float(self.minimise.get(name, 0.0)) for name in GOALS)
+
+    @property
+    def limits(self) -> tuple[float | None, ...]:
+        """By `GOALS`."""
+        lost = None if self.min_reliability is None else 1.0 - self.min_reliability
+        return (*(getattr(self, key) for key in LIMITS), lost)
+
+    def limited(self, goal: int, limit: float) -> Goals:
+        """The same with a limit to a goal, by its place."""
+        changes: dict[str, Any] = {"min_reliability": 1.0 - limit} if goal == FAILURES else {LIMITS[goal]: limit}
+        return replace(self, **changes)
+
+    @property
+    def latency_only(self) -> bool:
+        """Whether plans are judged by latency alone, among those that a scenario allows."""
+        return not any(self.weights[1:]) and all(limit is None for limit in self.limits) and not self.pin
+
+    def uses(self, goal: int) -> bool:
+        """Whether a goal, by its place, is weighed or limited."""
+        return self.weights[goal] > 0.0 or self.limits[goal] is not None
+
+    def scenario(self, graph: LayerGraph, scenario: Scenario) -> Scenario:
+        """The scenario with what of it a plan may use.
+
+        Excluded providers are missing, others take `BARRED_MS` longer for what they must not compute. Raises
+        `InputError` for unknown names, for figures that the scenario lacks, or if nobody is left.
+        """
+        names = scenario.provider_names
+        for name in (*self.exclude, *self.pin, *self.layers_on.values(), *(self.raw_to or ())):
+            if name not in names:
+                raise UnknownNameError("provider", name, names)
+        for layer in self.layers_on:
+            if layer not in graph.index or graph.index[layer] == IMAGE:
+                raise UnknownNameError("layer", layer, [x.name for x in graph.layers])
+        kept = [i for i, name in enumerate(names) if name not in self.exclude]
+        if not kept:
+            raise InputError("no provider is left: exclude fewer")
+        if self.raw_to is not None and not any(names[i] in self.raw_to for i in kept):
+            raise InputError("nobody may have the image: name a provider that is not excluded in raw_to")
+        found = scenario.reordered(tuple(kept)) if self.exclude else scenario
+        self._check_figures(found)
+        return self._barred(graph, found)
+
+    def _check_figures(self, scenario: Scenario) -> None:
+        """Raise `InputError` if a goal needs a figure that a provider lacks, or none can be reliable enough."""
+        for provider, profile in zip(scenario.providers, scenario.profiles, strict=True):
+            for goal, missing, key in (
+                (ENERGY, power(provider, profile) is None, "power: {idle_w: .., active_w: .., radio_w: ..}"),
+                (COST, provider.price_per_hour is None, "price_per_hour: .."),
+                (FAILURES, provider.failure_probability is None, "failure_probability: .."),
+            ):
+                if missing and self.uses(goal):
+                    raise InputError(
+                        f"{GOALS[goal]} cannot be told of provider '{provider.name}':"
+                        f" give it `{key}` in scenario '{scenario.name}', or exclude it"
+                    )
+        if self.min_reliability is not None:
+            working = dict(zip(scenario.provider_names, _survival(scenario), strict=True))
+            needed = {*self.pin, *self.layers_on.values()}
+            most = math.prod(working[name] for name in needed) if needed else max(working.values())
+            if most < self.min_reliability * (1.0 - TOLERANCE):
+                raise InputError(
+                    f"min_reliability {self.min_reliability:g} cannot be met: at most {most:g} is possible"
+                )
+
+    def _barred(self, graph: LayerGraph, scenario: Scenario) -> Scenario:
+        """The scenario, with profiles that tell planners who must not compute what."""
+        bars = [self.barred_layers(graph, name) for name in scenario.provider_names]
+        if not any(bars):
+            return scenario
+        made: dict[tuple[int, frozenset[int]], Profile] = {}
+        for profile, bar in zip(scenario.profiles, bars, strict=True):
+            made.setdefault((id(profile), bar), Barred(profile, bar) if bar else profile)
+        other = scenario.reordered(tuple(range(len(bars))))
+        other.__dict__["profiles"] = tuple(
+            made[id(profile), bar] for profile, bar in zip(scenario.profiles, bars, strict=True)
+        )
+        return other
+
+    def barred_layers(self, graph: LayerGraph, provider: str) -> frozenset[int]:
+        """Layers that a provider must not compute, and `IMAGE` if it must not get rows of that."""
+        barred = {graph.index[layer] for layer, owner in self.layers_on.items() if owner != provider}
+        return frozenset(barred | ({IMAGE} if self.raw_to is not None and provider not in self.raw_to else set()))
+
+    def check_parts(self, bound: BoundPlan) -> None:
+        """Raise `InputError` if somebody computes, or gets, what it must not, or a pinned provider does nothing."""
+        names, graph, volumes = bound.plan.providers, bound.graph, len(bound.volumes)
+        for i, name in enumerate(names):
+            barred = self.barred_layers(graph, name)
+            for v, volume in enumerate(bound.volumes):
+                touched = {*range(volume.start, volume.stop), *bound.needs(v, i)} if bound.part(v, i) else set()
+                if IMAGE in barred & touched:
+                    raise InputError(f"'{bound.plan.method}' {_CANNOT} raw_to: '{name}' would get rows of the image")
+                if hit := barred & touched & set(range(volume.start, volume.stop)):
+                    layer = graph.layers[min(hit)].name
+                    owner = self.layers_on[layer]
+                    raise InputError(f"'{bound.plan.method}' {_CANNOT} pin {layer}={owner}: '{name}' would compute it")
+            if IMAGE in barred & set(bound.needs(volumes, i)):
+                raise InputError(f"'{bound.plan.method}' {_CANNOT} raw_to: the head on '{name}' reads the image")
+        for name in self.pin:
+            i = names.index(name)
+            if not any(bound.owned(v, i).size for v in range(volumes)):
+                raise InputError(f"'{bound.plan.method}' {_CANNOT} pin {name}: the provider would have no part")
+
+    def check_limits(self, found: Quality, method: str, lower_bound_ms: float) -> None:
+        """Raise `InputError`, naming the limit and what was reached, if a plan by `method` breaks one."""
+        reached = (found.latency_ms, found.energy_j, found.cost, found.redundant_share)
+        units = (" ms", " J", "", "")
+        for key, limit, value, unit in zip(LIMITS, self.limits[:-1], reached, units, strict=True):
+            if limit is not None and value is not None and value > _loosened(limit, TOLERANCE):
+                bound = f", and no split of its volumes beats {lower_bound_ms:.4g} ms" if key == LIMITS[LATENCY] else ""
+                raise InputError(
+                    f"'{method}' {_CANNOT} {key} {limit:g}{unit}: the best that it found has {value:.6g}{unit}{bound}"
+                )
+        least, works = self.min_reliability, found.reliability
+        if least is not None and works is not None and works < least - TOLERANCE:
+            raise InputError(f"'{method}' {_CANNOT} min_reliability {least:g}: the best that it found has {works:.6g}")
+
+
+_CANNOT = "found no plan that keeps to"
+
+
+def _loosened(limit: float, share: float) -> float:
+    return limit * (1.0 + share) if limit else share
+
+
+def _survival(scenario: Scenario) -> list[float]:
+    """Probability that each provider and its link work; certain where nobody says anything."""
+    return [(1.0 - (p.failure_probability or 0.0)) * (1.0 - p.link_failure_probability) for p in scenario.providers]
+
+
+class Aim(NamedTuple):
+    """Goals of one scheme and order of the providers as flat arrays; those of volumes and rows as `Problem.compute_ms`.
+
+    weights, limits  (5,) by `GOALS`; limits may be infinite
+    units            (5,) what an excess is divided by: the limit, or 1
+    pinned           (P,) whether a provider must have rows
+    works            (P,) probability that a provider and its link work
+    rates            (2, P) J and money of a provider's ms of computation
+    byte_rates       (2, P + 1) of a byte over a node's link; the requester's are 0
+    table_at         (V,) `macs` and `peak_mb` at `table_at[v] + a * (heights[v] + 1) + b` are of the rows [a, b)
+    macs             multiply-accumulates; empty if not asked for
+    alone_macs       of one provider that computes everything
+    peak_mb          most memory for feature maps at once, of a volume's own
+    memory_mb        (P,) what a provider has; infinite: unlimited
+    weights_mb       (V,) of a volume's weights
+    head_mb          of the head's weights
+    kept_at          (V + 1,) the tensors `kept_at[v]` to `kept_at[v + 1]` are kept while volume v is computed
+    kept_from        (K,) the volume that makes them
+    kept_mb          (K,) of a row
+    kept_cuts        (K, max height + 1) where they are cut when that volume is cut at a row
+    scale            about the least weighted sum of one provider alone: makes penalties comparable
+    """
+
+    weights: FloatArray
+    limits: FloatArray
+    units: FloatArray
+    pinned: IntArray
+    works: FloatArray
+    rates: FloatArray
+    byte_rates: FloatArray
+    table_at: IntArray
+    macs: FloatArray
+    alone_macs: float
+    peak_mb: FloatArray
+    memory_mb: FloatArray
+    weights_mb: FloatArray
+    head_mb: float
+    kept_at: IntArray
+    kept_from: IntArray
+    kept_mb: FloatArray
+    kept_cuts: IntArray
+    scale: float
+
+
+def make_aim(goals: Goals, scenario: Scenario, scheme: PartitionScheme, costs: VolumeCosts, scale: float) -> Aim | None:
+    """The aim of a scheme and an order of the providers; None if latency alone decides."""
+    graph, parts, providers = scheme.graph, scheme.parts, scenario.providers
+    binding = memory_may_bind(graph, scenario)
+    if goals.latency_only and not binding:
+        return None
+    draws = [power(p, q) for p, q in zip(providers, scenario.profiles, strict=True)]
+    byte_ms = [ms_per_byte(p.bandwidth_mbps) for p in providers]
+    sizes = [(part.height + 1) ** 2 for part in parts]
+    kept = [
+        (v, u, i)
+        for v, part in enumerate(parts if binding else ())
+        for u, earlier in enumerate(parts[:v])
+        for i in earlier.leaving
+        if graph.last_reader.get(i, IMAGE) >= part.stop
+    ]
+    cuts = np.zeros((len(kept), max(part.height for part in parts) + 1), dtype=np.int64)
+    for row, (_, u, i) in zip(cuts, kept, strict=True):
+        row[: parts[u].height + 1] = parts[u].cut_rows(i)
+    macs = [costs.macs(part) for part in parts] if goals.uses(REDUNDANT) else []
+    limits = np.array([math.inf if limit is None else _loosened(limit, TOLERANCE / 10) for limit in goals.limits])
+    return Aim(
+        weights=np.array(goals.weights),
+        limits=limits,
+        units=np.array([limit or 1.0 for limit in goals.limits]),
+        pinned=np.array([p.name in goals.pin for p in providers], dtype=np.int64),
+        works=np.array(_survival(scenario)),
+        rates=np.array(
+            [
+                [w.active_w / 1000 if w else 0.0 for w in draws],
+                [(p.price_per_hour or 0.0) / HOUR_MS for p in providers],
+            ]
+        ),
+        byte_rates=np.array(
+            [
+                [*(w.radio_w / 1000 * ms if w else 0.0 for w, ms in zip(draws, byte_ms, strict=True)), 0.0],
+                [*(p.link_price_per_hour / HOUR_MS * ms for p, ms in zip(providers, byte_ms, strict=True)), 0.0],
+            ]
+        ),
+        table_at=np.concatenate([[0], np.cumsum(sizes)[:-1]]),
+        macs=np.concatenate([table.ravel() for table in macs]) if macs else np.zeros(0),
+        alone_macs=float(sum(table[0, -1] for table in macs)),
+        peak_mb=np.concatenate([costs.peak_elements(part).ravel() for part in parts]) * MB_EACH
+        if binding
+        else np.zeros(0),
+        memory_mb=np.array([p.memory_mb * (1.0 + 1e-12) if p.memory_mb and binding else math.inf for p in providers]),
+        weights_mb=np.array([sum(layer.params for layer in part.layers) * MB_EACH for part in parts]),
+        head_mb=graph.head.params * MB_EACH,
+        kept_at=np.searchsorted([v for v, _, _ in kept], np.arange(len(parts) + 1)),
+        kept_from=np.array([u for _, u, _ in kept], dtype=np.int64),
+        kept_mb=np.array([graph.row_elements(i) * MB_EACH for _, _, i in kept], dtype=np.float64),
+        kept_cuts=cuts,
+        scale=scale,
+    )
+
+
+MB_EACH = COMPUTE_BYTES / 1e6
+"""10^6 bytes of a weight or an element."""
+
+
+def memory_may_bind(graph: LayerGraph, scenario: Scenario) -> bool:
+    """Whether a provider has less memory than all weights and any layer with all that it could hold besides."""
+    layers = graph.layers
+    maps = [layer.row_elements * layer.height for layer in layers]
+    channels, height, width = graph.image
+    reads = max(
+        sum(graph.row_elements(j) * graph.shape(j)[1] for j in {graph.index[s.source] for s in x.inputs})
+        for x in layers
+    )
+    crossing = max(sum(maps[i] for i in graph.crossing(p) if i != IMAGE) for p in range(1, len(layers) + 1))
+    most_mb = (graph.params + channels * height * width + max(maps) + reads + crossing) * MB_EACH
+    return any(p.memory_mb is not None and p.memory_mb < most_mb for p in scenario.providers)
+
+
+@njit(cache=True)
+def spend(problem, aim, v, cuts, head, sizes, spent):  # type: ignore[no-untyped-def]
+    """J, money and multiply-accumulates of volume `v`, and of what it is left by for good, into `spent` (3,)."""
+    providers = cuts.shape[1] - 1
+    spent[:] = 0.0
+    for i in range(providers if v == 0 else 0, providers + 1):
+        if kernel.incoming(problem, v, cuts, i, sizes):
+            for j in range(providers):
+                for k in range(2):
+                    spent[k] += sizes[j] * (aim.byte_rates[k, i] + aim.byte_rates[k, j])
+                sizes[j] = 0.0
+    for j in range(providers):
+        a, b = cuts[v, j], cuts[v, j + 1]
+        if a == b:
+            continue
+        at = a * (problem.heights[v] + 1) + b
+        for k in range(2):
+            spent[k] += problem.compute_ms[problem.compute_at[v, j] + at] * aim.rates[k, j]
+        if aim.macs.shape[0] > 0:
+            spent[2] += aim.macs[aim.table_at[v] + at]
+        for to in range(2):
+            if not (to == HEAD and j == head):
+                size, node = kernel.exit_bytes(problem, v, cuts, j, to), head if to == HEAD else providers
+                for k in range(2):
+                    spent[k] += size * (aim.byte_rates[k, j] + aim.byte_rates[k, node])
+
+
+@njit(cache=True)
+def judge(problem, aim, cuts, head, latency_ms, spent):  # type: ignore[no-untyped-def]
+    """The weighted sum of the goals, and by how much limits are broken, each in units of its size.
+
+    `spent` (V, 3) is what `spend` says of each volume.
+    """
+    volumes, providers = cuts.shape[0], cuts.shape[1] - 1
+    excess, works = 0.0, 1.0
+    for i in range(providers):
+        mb = aim.head_mb if i == head else 0.0
+        peak, takes_part = 0.0, False
+        for v in range(volumes):
+            a, b = cuts[v, i], cuts[v, i + 1]
+            if a < b:
+                takes_part = True
+                if aim.memory_mb[i] < np.inf:
+                    mb += aim.weights_mb[v]
+                    held = aim.peak_mb[aim.table_at[v] + a * (problem.heights[v] + 1) + b]
+                    for k in range(aim.kept_at[v], aim.kept_at[v + 1]):
+                        u = aim.kept_from[k]
+                        held += (aim.kept_cuts[k, cuts[u, i + 1]] - aim.kept_cuts[k, cuts[u, i]]) * aim.kept_mb[k]
+                    peak = max(peak, held)
+        if takes_part:
+            works *= aim.works[i]
+            if aim.memory_mb[i] < np.inf:
+                excess += max(0.0, (mb + peak) / aim.memory_mb[i] - 1.0)
+        elif aim.pinned[i]:
+            excess += 1.0
+    energy, cost, macs = 0.0, 0.0, 0.0
+    for v in range(volumes):
+        energy += spent[v, 0]
+        cost += spent[v, 1]
+        macs += spent[v, 2]
+    head_ms = problem.head_ms[head]
+    back = max(0.0, problem.result_bytes)
+    energy += head_ms * aim.rates[0, head] + back * aim.byte_rates[0, head]
+    cost += head_ms * aim.rates[1, head] + back * aim.byte_rates[1, head]
+    redundant = max(0.0, macs / aim.alone_macs - 1.0) if aim.alone_macs > 0.0 else 0.0
+    worth = 0.0
+    for goal, value in ((LATENCY, latency_ms), (ENERGY, energy), (COST, cost), (REDUNDANT, redundant)):
+        worth += aim.weights[goal] * value
+        excess += max(0.0, value - aim.limits[goal]) / aim.units[goal]
+    worth += aim.weights[FAILURES] * (1.0 - works)
+    excess += max(0.0, 1.0 - works - aim.limits[FAILURES]) / aim.units[FAILURES]
+    return worth, excess + latency_ms // BARRED_MS
+
+
+@njit(cache=True, nogil=True)
+def score(problem, aim, cuts, latency_ms, out):  # type: ignore[no-untyped-def]
+    """The weighted sum and the penalties of each of `cuts` (batch, V, P + 1), `latency_ms` known, into `out`."""
+    sizes, spent = np.zeros(cuts.shape[2] - 1), np.empty((cuts.shape[1], 3))
+    for n in range(cuts.shape[0]):
+        head = kernel.largest_share(cuts[n, cuts.shape[1] - 1])
+        for v in range(cuts.shape[1]):
+            spend(problem, aim, v, cuts[n], head, sizes, spent[v])
+        worth, excess = judge(problem, aim, cuts[n], head, latency_ms[n], spent)
+        out[n] = worth + penalty(aim, excess) + (BROKEN * aim.scale if excess > 0.0 else 0.0)
+
+
+@njit(cache=True, inline="always")
+def penalty(aim, excess):  # type: ignore[no-untyped-def]
+    """What breaking limits costs while one searches."""
+    return PENALTY * aim.scale * excess
