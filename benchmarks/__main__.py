@@ -11,9 +11,16 @@ import sys
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from benchmarks import engine, planning, scission, simulator  # noqa: E402
+from benchmarks import engine, exact, many_devices, planning, scission, simulator  # noqa: E402
 
-BENCHMARKS = {"simulator": simulator.main, "planning": planning.main, "engine": engine.main, "scission": scission.main}
+BENCHMARKS = {
+    "simulator": simulator.main,
+    "planning": planning.main,
+    "engine": engine.main,
+    "scission": scission.main,
+    "many-devices": many_devices.main,
+    "exact": exact.main,
+}
 
 
 if __name__ == "__main__":
