@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from distredge.plans.plan import Plan
     from distredge.plans.scheme import PartitionScheme
     from distredge.scenario import Scenario, load_scenario
+    from distredge.simulate.goals import Goals
     from distredge.simulate.simulator import Simulator
 
 _HOMES = {
+    "Goals": "distredge.simulate.goals",
     "LayerGraph": "distredge.model.graph",
     "PartitionScheme": "distredge.plans.scheme",
     "Plan": "distredge.plans.plan",
@@ -42,6 +44,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Goals",
     "LayerGraph",
     "PartitionScheme",
     "Plan",

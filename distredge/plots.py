@@ -180,6 +180,23 @@ def draw_residuals(profile: TableProfile, path: Path) -> None:
     _save(figure, path)
 
 
+def draw_front(front: Mapping[str, Any], path: Path) -> None:
+    """Latency against another goal, from what `distredge pareto` gives."""
+    figure = _figure(5, 4)
+    axes = figure.subplots()
+    key, words = {
+        "energy": ("energy_j", "energy of a frame (J)"),
+        "cost": ("cost", "cost of a frame"),
+        "redundant": ("redundant_share", "redundant share of operations"),
+        "failures": ("reliability", "reliability"),
+    }[front["against"]]
+    points = front["points"]
+    axes.plot([p["latency_ms"] for p in points], [p[key] for p in points], "o-", drawstyle="steps-post")
+    axes.set(xlabel="latency (ms)", ylabel=words, title=f"{front['model']} on {front['scenario']}")
+    axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
 def _legend(figure: Any, axes: Any) -> None:
     """One legend for all panels, below them."""
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
@@ -224,4 +241,73 @@ def draw_comparison(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.set_ylabel("images/s", fontsize=8)
         axes.set_title(model, fontsize=9)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
+    _save(figure, path)
+
+
+def draw_lines(
+    panels: Mapping[str, Mapping[str, Sequence[Sequence[Any]]]], x: str, y: str, path: Path, wide: bool = False
+) -> None:
+    """Write a PNG of lines: by panel and label (x, y) or (x, y, least, most), the latter as a band around the line.
+
+    `wide`: one panel a row. Raises `DependencyError` without matplotlib.
+    """
+    columns = 1 if wide else 2 if len(panels) == 4 else min(3, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    figure = _figure(9.0, (2.2 if wide else 2.4) * lines + 0.4)
+    grid = figure.subplots(lines, columns, squeeze=False).ravel().tolist()
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (title, series) in zip(grid, panels.items(), strict=False):
+        for k, (label, (at, values, *band)) in enumerate(series.items()):
+            axes.plot(at, values, color=COLOURS[k], lw=1.0, marker="o" if band else None, ms=3, label=label)
+            if band:
+                axes.fill_between(at, *band, color=COLOURS[k], alpha=0.25)
+        axes.set_title(title, fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.set_xlabel(x, fontsize=7)
+        axes.set_ylabel(y, fontsize=7)
+    if any(label for series in panels.values() for label in series):
+        _legend(figure, grid[0])
+    _save(figure, path)
+
+
+def draw_bars(series: Mapping[str, Mapping[str, float]], y: str, path: Path) -> None:
+    """Write a PNG of grouped bars, with their figures: by label, a value for each group's name.
+
+    Raises `DependencyError` without matplotlib.
+    """
+    groups = list(dict.fromkeys(name for values in series.values() for name in values))
+    figure = _figure(1.5 + 0.85 * len(groups), 3.2)
+    axes, width = figure.subplots(), 0.8 / len(series)
+    for k, (label, values) in enumerate(series.items()):
+        at = np.arange(len(groups)) + (k - (len(series) - 1) / 2) * width
+        bars = axes.bar(at, [values.get(name, 0.0) for name in groups], width, label=label, color=COLOURS[k])
+        axes.bar_label(bars, fmt="%.0f", fontsize=7)
+    axes.set_xticks(range(len(groups)), groups, fontsize=8, rotation=20)
+    axes.set_ylabel(y, fontsize=8)
+    _legend(figure, axes)
+    _save(figure, path)
+
+
+def draw_bar_panels(panels: Mapping[str, Mapping[str, float]], y: str, path: Path) -> None:
+    """Write a PNG of bars, four panels a row, each with a scale of its own: by panel, a value for each label.
+
+    Raises `DependencyError` without matplotlib.
+    """
+    labels = list(dict.fromkeys(label for values in panels.values() for label in values))
+    columns = min(4, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    figure = _figure(2.6 * columns + 0.6, 2.2 * lines + 0.6)
+    grid = figure.subplots(lines, columns, squeeze=False).ravel().tolist()
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (title, values) in zip(grid, panels.items(), strict=False):
+        for k, label in enumerate(labels):
+            hatch = HATCHES[k // len(COLOURS) % 3]
+            axes.bar(k, values.get(label, 0.0), 0.9, label=label, color=COLOURS[k % len(COLOURS)], hatch=hatch)
+        axes.set_title(title, fontsize=8)
+        axes.set_xticks([])
+        axes.tick_params(labelsize=7)
+        axes.set_ylabel(y, fontsize=7)
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8, frameon=False)
     _save(figure, path)

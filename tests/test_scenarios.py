@@ -8,7 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from distredge.errors import InputError, ScenarioError, UnknownNameError
+from distredge.api import plan
+from distredge.errors import InputError, PlanError, ScenarioError, UnknownNameError
+from distredge.model.load import load_model
 from distredge.resources import shipped
 from distredge.scenario import REQUESTER, Io, load_scenario, revise
 
@@ -233,3 +235,15 @@ def one_line_of(error: InputError) -> str:
     """What the command line prints of it."""
     assert error.exit_code == 2
     return " ".join(str(error).split())
+
+
+def test_memory_is_the_providers_own_else_the_profiles(tmp_path: Path) -> None:
+    file = tmp_path / "two.yaml"
+    file.write_text(
+        "schema_version: 1\nname: two\nproviders:\n"
+        "  - {name: a, profile: jetson-nano, bandwidth_mbps: 50}\n"
+        "  - {name: b, profile: jetson-nano, bandwidth_mbps: 50, memory_mb: 100}\n"
+    )
+    assert load_scenario(file).memory_mb == (3900.0, 100.0)
+    with pytest.raises(PlanError, match="on provider 'b', which has 100 MB"):
+        plan(load_model("vgg16"), load_scenario(file), method="equal")

@@ -104,8 +104,8 @@ def verdict(rows: Sequence[Row], graph: LayerGraph, scenario: Scenario) -> str:
     if shared is None or shared.plan is None:
         return said
     return (
-        f"{said}. The best shared plan, by {shared.method}, takes {shared.latency_ms:.1f} ms: "
-        f"{_obstacle(trace(shared.plan.bind(graph), scenario), shared.plan)}"
+        f"{said}. The best shared plan, by {shared.method}, takes {shared.latency_ms:.1f} ms:"
+        f" {_obstacle(trace(shared.plan.bind(graph), scenario), shared.plan)}"
     )
 
 
@@ -132,8 +132,8 @@ def _obstacle(timeline: Timeline, plan: Plan) -> str:
     sender = max(busy, key=lambda name: busy[name])
     where = "the head" if waiting.volume >= len(plan.volumes) else _span(plan, waiting.volume)
     return (
-        f"{waiting.provider} waits {waiting.wait_ms:.1f} ms for rows at {where}, "
-        f"and the uplink of {sender} is busy for {busy[sender]:.1f} ms"
+        f"{waiting.provider} waits {waiting.wait_ms:.1f} ms for rows at {where}, and the uplink of {sender} is busy for"
+        f" {busy[sender]:.1f} ms"
     )
 
 

@@ -14,7 +14,7 @@ from distredge.plans.plan import ModelRef, Plan, VolumePlan
 from distredge.plans.scheme import PartitionScheme
 from distredge.scenario import Scenario
 from distredge.simulate.costs import VolumeCosts
-from distredge.simulate.goals import Goals, make_aim
+from distredge.simulate.goals import FAILURES, REDUNDANT, Goals, make_aim
 from distredge.simulate.kernel import IntArray
 from distredge.simulate.memory import check_memory
 from distredge.simulate.quality import Quality, quality
@@ -45,11 +45,12 @@ class Task:
 
     @cached_property
     def scale(self) -> float:
-        """The least weighted sum of the goals that one provider alone reaches, limits and bars aside."""
+        """About the least weighted sum of the goals that one provider alone reaches, limits and bars aside."""
         scheme = PartitionScheme(self.graph, (0,))
         aim = make_aim(self.goals, self.scenario, scheme, self.costs, 0.0)
         alone = Simulator(self.graph, self.scenario, scheme, self.costs, aim).unbarred()
-        return max(float(np.min(alone.score(alone.single_device_cuts()))), 1e-12)
+        shares = self.goals.weights[REDUNDANT] + self.goals.weights[FAILURES]  # of 1, as one alone may have none
+        return max(float(np.min(alone.score(alone.single_device_cuts()))) + shares, 1e-12)
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,9 @@ def _new_ground(task: Task, settings: Settings) -> _Ground:
 
     budget_s = None if task.budget_s is None else task.budget_s * settings.screen.share
     search = JointSearch(replace(task, budget_s=budget_s, progress=progress))
-    search.screen(candidate_schemes(task), candidate_orders(search))
+    schemes, orders = candidate_schemes(task), candidate_orders(search)
+    search.screen(schemes, orders)
+    search.mend(schemes, orders, settings.screen.rounds)
     search.vary(settings.screen.rounds)
     best = search.pool[0]
     plans = np.stack([c.cuts for c in search.pool if (c.locations, c.order) == (best.locations, best.order)])

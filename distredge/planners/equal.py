@@ -7,7 +7,7 @@ from distredge.planners.base import Planner, Strategy, Task, simulator_for
 
 
 class Equal(Planner):
-    """Every provider computes the same number of rows of every volume."""
+    """Every provider (that may) computes the same number of rows of every volume."""
 
     name = "equal"
 
@@ -15,7 +15,7 @@ class Equal(Planner):
         """One strategy, no search."""
         scheme = lcpss(task.graph, len(task.scenario.providers), ALPHA, SAMPLES, task.rng)
         simulator = simulator_for(task, scheme)
-        cuts = simulator.equal_cuts()
+        cuts = simulator.permitted(simulator.equal_cuts())
         latency = float(simulator.evaluate(cuts[None])[0])
         task.progress(1.0, latency)
         return Strategy(scheme, task.scenario, cuts, latency)

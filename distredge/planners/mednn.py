@@ -63,8 +63,8 @@ def fitting_rows(task: Task, volume: Volume) -> IntArray:
     shapes = [(layer, graph.shape(graph.index[layer.inputs[0].source])) for layer in volume.layers]
     elements = max(c * h * w + layer.row_elements * layer.height for layer, (c, h, w) in shapes)
     limits = np.full(len(task.scenario.providers), height)
-    for i, provider in enumerate(task.scenario.providers):
-        if provider.memory_mb is not None:
-            spare = provider.memory_mb * MB / COMPUTE_BYTES - weights
+    for i, has_mb in enumerate(task.scenario.memory_mb):
+        if has_mb is not None:
+            spare = has_mb * MB / COMPUTE_BYTES - weights
             limits[i] = int(min(max(spare / (elements / height), 0.0), height))
     return limits

@@ -19,7 +19,7 @@ from distredge.planners.base import Planner, Strategy, Task, simulator_for
 from distredge.plans.scheme import PartitionScheme
 from distredge.simulate.anneal import START_TEMPERATURE, anneal
 from distredge.simulate.costs import BARRED_MS
-from distredge.simulate.goals import GOALS, Goals
+from distredge.simulate.goals import BROKEN, GOALS, Goals
 from distredge.simulate.kernel import IntArray
 from distredge.simulate.simulator import Simulator
 from distredge.simulate.starts import capability, proportional_cuts, starts
@@ -98,13 +98,39 @@ class JointSearch:
             found = [self._again(c, steps) for c in found if self.spent() < 0.5] or found
         self.pool = sorted(found, key=_score)[:POOL]
 
-    def vary(self, rounds: int) -> None:
-        """Vary the pool: `rounds` times, or until the budget is spent."""
+    def adopt(self, candidates: list[Candidate]) -> None:
+        """Take what another search with the task's scenario found into the pool."""
+        for c in candidates:
+            simulator = self.simulator(c.locations, c.order)
+            self.keep(replace(c, score=float(simulator.score(c.cuts[None])[0])))
+
+    def mend(self, schemes: list[tuple[int, ...]], orders: list[tuple[int, ...]], rounds: int) -> None:
+        """If no plan in the pool keeps to the goals' limits, look for one without regard to what is to be minimised.
+
+        That is a search like this one with `rounds` variations, or for half of the time that is left.
+        """
+        goals = self.task.goals
+        weights = {name: 1.0 / max(x, 1e-9) for name, x in zip(GOALS, goals.limits, strict=True) if x is not None}
+        if not weights or self.pool[0].score < BROKEN / 2 * self.task.scale:
+            return
+        budget_s = None if self.task.budget_s is None else max(0.1, self.task.budget_s * (1.0 - self.spent()) / 2)
+        free = Goals(weights, exclude=goals.exclude, pin=goals.pin, layers_on=goals.layers_on, raw_to=goals.raw_to)
+        other = JointSearch(replace(self.task, goals=free, budget_s=budget_s, progress=lambda share, latency_ms: None))
+        other.screen(schemes, orders)
+        other.adopt(self.pool)
+        other.vary(rounds)
+        self.adopt(other.pool)
+
+    def vary(self, rounds: int, begin: float = 0.0, end: float = 1.0) -> None:
+        """Vary the pool: `rounds` times, or until a share `end` of the budget is spent.
+
+        That is the work from share `begin` to share `end` of the whole.
+        """
         rng = self.task.rng
         for n in itertools.count():
-            share = self.spent() if self._deadline is not None else n / rounds
+            share = self.spent() if self._deadline is not None else begin + (end - begin) * (n / rounds)
             self.task.progress(min(share, 1.0), self.strategy(self.pool[0]).latency_ms)
-            if share >= 1.0:
+            if share >= end:
                 return
             parent = self.pool[int(len(self.pool) * rng.random() ** 2)]
             self.keep(self._variation(parent))
@@ -169,8 +195,14 @@ class Search(Planner):
     def plan(self, task: Task) -> Strategy:
         """With a budget, searches until it is spent; without one, a fixed number of evaluations."""
         search = JointSearch(task)
-        search.screen(candidate_schemes(task), candidate_orders(search))
-        search.vary(ROUNDS)
+        schemes, orders = candidate_schemes(task), candidate_orders(search)
+        search.screen(schemes, orders)
+        if any(limit is not None for limit in task.goals.limits):
+            search.vary(ROUNDS // 2, end=0.6)
+            search.mend(schemes, orders, ROUNDS // 2)
+            search.vary(ROUNDS // 2, begin=0.6)
+        else:
+            search.vary(ROUNDS)
         return search.best()
 
 
@@ -234,9 +266,8 @@ class Front:
             self._schemes, self._orders = candidate_schemes(search.task), candidate_orders(search)
         search.screen(self._schemes, self._orders)
         self._schemes, self._orders = self._schemes[:1], self._orders[:1]
-        for c in self._known.values():
-            simulator = search.simulator(c.locations, c.order)
-            search.keep(replace(c, score=float(simulator.score(c.cuts[None])[0])))
+        search.adopt(list(self._known.values()))
+        search.mend(self._schemes, self._orders, FRONT_ROUNDS // 2)
         search.vary(FRONT_ROUNDS)
         self._known.update((c.key, c) for c in search.pool)
         self._done += 1

@@ -33,7 +33,6 @@ class Timing(Frozen):
     count: int = Field(ge=1, description="of runs that were timed")
     looks: int = Field(default=1, ge=1, description="times that it was loaded and run anew: what differs between them")
 
-
     @property
     def standard_error_ms(self) -> float:
         """Of the median. Runs of one look are alike, so only looks count as independent (and normal) samples."""

@@ -17,6 +17,10 @@ from distredge.simulate.simulator import Simulator
 START_TEMPERATURE = 0.03
 """Of the starting latency; it falls with (1 - t)^3."""
 
+PENALTY = 10.0
+"""Of a limit that is broken by its own size, at first; it rises to `goals.PENALTY` as it gets colder: one may pass
+through plans that break it, but not stay."""
+
 
 def anneal(
     simulator: Simulator, start: IntArray, steps: int, rng: np.random.Generator, warmth: float = START_TEMPERATURE
@@ -141,11 +145,11 @@ def _anneal(problem, aim, cuts, steps, warmth, rng):  # type: ignore[no-untyped-
     start = now
     spent, sizes = np.zeros((volumes, 3)), np.zeros(providers)
     trial_spent = spent.copy()
+    now_excess, coldest = 0.0, 1e-12
     if aim is not None:
-        start, excess = _judge(problem, aim, cuts, 0, head, now, sizes, spent)
+        now, now_excess = _judge(problem, aim, cuts, 0, head, now, sizes, spent)
         trial_spent[:] = spent
-        now = start + goals.penalty(aim, excess)
-        best_cost = now + (goals.BROKEN * aim.scale if excess > 0.0 else 0.0)
+        start, best_cost, coldest = now, goals.total(aim, now, now_excess), 1e-12 * aim.scale
     if providers == 1:
         return best, best_cost
     for n in range(steps):
@@ -161,19 +165,18 @@ def _anneal(problem, aim, cuts, steps, warmth, rng):  # type: ignore[no-untyped-
         trial_head = kernel.largest_share(trial[volumes - 1])
         since = 0 if early and trial_head != head else lo
         cost = _resume(problem, trial, since, trial_head, trial_saved, state, scratch)
-        excess = 0.0
+        excess, gap = 0.0, cost - now
         if aim is not None:
-            worth, excess = _judge(problem, aim, trial, since, trial_head, cost, sizes, trial_spent)
-            cost = worth + goals.penalty(aim, excess)
-        gap = cost - now
-        if gap <= 0.0 or rng.random() < np.exp(-gap / max(warmth * start * heat, 1e-12)):
+            cost, excess = _judge(problem, aim, trial, since, trial_head, cost, sizes, trial_spent)
+            gap = cost - now + aim.scale * (excess - now_excess) * PENALTY / (heat + PENALTY / goals.PENALTY)
+        if gap <= 0.0 or rng.random() < np.exp(-gap / max(warmth * start * heat, coldest)):
             now, head = cost, trial_head
             cuts[lo : hi + 1] = trial[lo : hi + 1]
             saved[since:] = trial_saved[since:]
             if aim is not None:
+                now_excess = excess
                 spent[since:] = trial_spent[since:]
-                if excess > 0.0:
-                    cost += goals.BROKEN * aim.scale
+                cost = goals.total(aim, cost, excess)
             if cost < best_cost:
                 best_cost = cost
                 best[:] = cuts

@@ -37,11 +37,11 @@ LIMITS = ("max_latency_ms", "max_energy_j", "max_cost", "max_redundant_share")
 
 LATENCY, ENERGY, COST, REDUNDANT, FAILURES = range(5)
 
-PENALTY = 10.0
+PENALTY = 1000.0
 """Of a limit that is broken by its own size, in units of `Aim.scale`."""
 
 BROKEN = 1000.0
-"""On top, once, in the score: no plan that breaks a limit beats one that keeps all."""
+"""On top, once: no plan that breaks a limit, however little, beats one that keeps all."""
 
 TOLERANCE = 1e-9
 """By what share a limit may be passed: sums in another order differ as much."""
@@ -309,7 +309,7 @@ def make_aim(goals: Goals, scenario: Scenario, scheme: PartitionScheme, costs: V
         peak_mb=np.concatenate([costs.peak_elements(part).ravel() for part in parts]) * MB_EACH
         if binding
         else np.zeros(0),
-        memory_mb=np.array([p.memory_mb * (1.0 + 1e-12) if p.memory_mb and binding else math.inf for p in providers]),
+        memory_mb=np.array([mb * (1.0 + 1e-12) if mb and binding else math.inf for mb in scenario.memory_mb]),
         weights_mb=np.array([sum(layer.params for layer in part.layers) * MB_EACH for part in parts]),
         head_mb=graph.head.params * MB_EACH,
         kept_at=np.searchsorted([v for v, _, _ in kept], np.arange(len(parts) + 1)),
@@ -335,7 +335,7 @@ def memory_may_bind(graph: LayerGraph, scenario: Scenario) -> bool:
     )
     crossing = max(sum(maps[i] for i in graph.crossing(p) if i != IMAGE) for p in range(1, len(layers) + 1))
     most_mb = (graph.params + channels * height * width + max(maps) + reads + crossing) * MB_EACH
-    return any(p.memory_mb is not None and p.memory_mb < most_mb for p in scenario.providers)
+    return any(has_mb is not None and has_mb < most_mb for has_mb in scenario.memory_mb)
 
 
 @njit(cache=True)
@@ -412,6 +412,12 @@ def judge(problem, aim, cuts, head, latency_ms, spent):  # type: ignore[no-untyp
     return worth, excess + latency_ms // BARRED_MS
 
 
+@njit(cache=True, inline="always")
+def total(aim, worth, excess):  # type: ignore[no-untyped-def]
+    """The score: no plan that breaks a limit has less than one that keeps all."""
+    return worth + (aim.scale * (BROKEN + PENALTY * excess) if excess > 0.0 else 0.0)
+
+
 @njit(cache=True, nogil=True)
 def score(problem, aim, cuts, latency_ms, out):  # type: ignore[no-untyped-def]
     """The weighted sum and the penalties of each of `cuts` (batch, V, P + 1), `latency_ms` known, into `out`."""
@@ -421,10 +427,4 @@ def score(problem, aim, cuts, latency_ms, out):  # type: ignore[no-untyped-def]
         for v in range(cuts.shape[1]):
             spend(problem, aim, v, cuts[n], head, sizes, spent[v])
         worth, excess = judge(problem, aim, cuts[n], head, latency_ms[n], spent)
-        out[n] = worth + penalty(aim, excess) + (BROKEN * aim.scale if excess > 0.0 else 0.0)
-
-
-@njit(cache=True, inline="always")
-def penalty(aim, excess):  # type: ignore[no-untyped-def]
-    """What breaking limits costs while one searches."""
-    return PENALTY * aim.scale * excess
+        out[n] = total(aim, worth, excess)

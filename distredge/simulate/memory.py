@@ -40,13 +40,13 @@ def memory_mb(bound: BoundPlan, provider: str) -> float:
 
 
 def check_memory(bound: BoundPlan, scenario: Scenario) -> None:
-    """Raise `PlanError` if a provider would need more memory than the scenario says it has."""
-    for provider in scenario.providers:
-        if provider.memory_mb is None or provider.name not in bound.plan.providers:
+    """Raise `PlanError` if a provider would need more memory than the scenario, or else its profile, says it has."""
+    for name, has_mb in zip(scenario.provider_names, scenario.memory_mb, strict=True):
+        if has_mb is None or name not in bound.plan.providers:
             continue
-        asked = memory_mb(bound, provider.name)
-        if asked > provider.memory_mb:
+        asked = memory_mb(bound, name)
+        if asked > has_mb:
             raise PlanError(
-                f"the plan needs {asked:.0f} MB on provider '{provider.name}', which has {provider.memory_mb:.0f} MB:"
+                f"the plan needs {asked:.0f} MB on provider '{name}', which has {has_mb:.0f} MB:"
                 " give it fewer volumes or another head provider"
             )

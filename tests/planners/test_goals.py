@@ -22,7 +22,7 @@ from distredge.simulate.goals import GOALS, Goals
 from distredge.testing.toy_devices import ToyProfile, toy_scenario
 from distredge.testing.toy_models import chain, save_model
 
-HEURISTICS = ("equal", "modnn", "mednn", "coedge", "deepthings", "deeperthings", "aofl")
+HEURISTICS = ("modnn", "mednn", "coedge", "deepthings", "deeperthings", "aofl")
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_search_keeps_to_memory_where_that_binds(graph: LayerGraph) -> None:
     assert q.latency_ms <= best_score(task) * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("method", [*HEURISTICS, "search", "offload", "exact"])
+@pytest.mark.parametrize("method", [*HEURISTICS, "equal", "search", "offload", "exact"])
 def test_excluded_providers_are_in_no_plan_and_image_rows_go_where_they_may(graph: LayerGraph, method: str) -> None:
     scenario = devices(3)
     goals = Goals(exclude=("d0",), raw_to=("d2",))
@@ -168,8 +168,8 @@ def test_a_pinned_provider_without_a_part_is_named(graph: LayerGraph) -> None:
 
 
 def test_a_pinned_layer_that_somebody_else_computes_is_named(graph: LayerGraph) -> None:
-    with pytest.raises(InputError, match=r"'equal' found no plan that keeps to pin conv2=d1: 'd0' would compute it"):
-        planned(graph, devices(), Goals(layers_on={"conv2": "d1"}), "equal")
+    with pytest.raises(InputError, match=r"'modnn' found no plan that keeps to pin conv2=d1: 'd0' would compute it"):
+        planned(graph, devices(), Goals(layers_on={"conv2": "d1"}), "modnn")
 
 
 @pytest.mark.parametrize("against", GOALS[1:])
@@ -209,7 +209,7 @@ def test_the_same_seed_gives_the_same_plan_for_goals(graph: LayerGraph) -> None:
 
 def test_the_agent_s_planner_looks_for_goals_too(graph: LayerGraph) -> None:
     pytest.importorskip("stable_baselines3")
-    goals = Goals(max_energy_j=0.018, raw_to=("d0",))
+    goals = Goals(max_energy_j=0.022, raw_to=("d0",))
     task = make_task(graph, devices(), 0, 6.0, None, goals)
     plan = make_plan(task, planner("osds").plan(task), "osds", 0)
     assert score_of(task, plan) <= 1.02 * best_score(task)
