@@ -90,7 +90,7 @@ class Provider(Frozen):
     profile: str = Field(description="a shipped name, or a path relative to the scenario's file")
     bandwidth_mbps: Rate = Field(description="of its access link, each direction")
     io: Io = Io()
-    memory_mb: Annotated[Number, Field(gt=0)] | None = Field(default=None, description="null: the profile's, if it knows")
+    memory_mb: Annotated[Number, Field(gt=0)] | None = Field(default=None, description="null: the profile's, if known")
     trace: str | None = Field(default=None, description="CSV `t_s,Mbps`")
     address: str | None = Field(default=None, pattern=r"^\S+:\d+$", description="HOST:PORT at which it listens")
     power: Draw | None = Field(default=None, description="null: the profile's, if it knows")
@@ -141,7 +141,7 @@ class Scenario(Frozen):
 
     @property
     def memory_mb(self) -> tuple[float | None, ...]:
-        """What split-parts may use on each provider, in 10^6 bytes: its own figure, else its profile's; None: no limit."""
+        """What split-parts may use on each provider, in MB: its own figure, else its profile's; None: no limit."""
         return tuple(p.memory_mb or q.memory_mb for p, q in zip(self.providers, self.profiles, strict=True))
 
     def reordered(self, order: tuple[int, ...]) -> Scenario:

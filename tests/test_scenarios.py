@@ -242,8 +242,8 @@ def test_memory_is_the_providers_own_else_the_profiles(tmp_path: Path) -> None:
     file.write_text(
         "schema_version: 1\nname: two\nproviders:\n"
         "  - {name: a, profile: jetson-nano, bandwidth_mbps: 50}\n"
-        "  - {name: b, profile: jetson-nano, bandwidth_mbps: 50, memory_mb: 100}\n"
+        "  - {name: b, profile: jetson-nano, bandwidth_mbps: 50, memory_mb: 50}\n"
     )
-    assert load_scenario(file).memory_mb == (3900.0, 100.0)
-    with pytest.raises(PlanError, match="on provider 'b', which has 100 MB"):
+    assert load_scenario(file).memory_mb == (3900.0, 50.0)
+    with pytest.raises(PlanError, match="on provider 'b', which has 50 MB"):
         plan(load_model("vgg16"), load_scenario(file), method="equal")
