@@ -7,7 +7,19 @@ import sys
 
 import typer
 
-from distredge.cli import compare, exchange, experiment, link, models, planning, profiles, query, quickstart, running
+from distredge.cli import (
+    compare,
+    exchange,
+    experiment,
+    link,
+    models,
+    pareto,
+    planning,
+    profiles,
+    query,
+    quickstart,
+    running,
+)
 from distredge.cli.output import interrupt, lost_exception, was_interrupted
 from distredge.errors import DistrEdgeError
 
@@ -23,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for commands in (quickstart, models, profiles, exchange, link, planning, compare, experiment, query, running):
+for commands in (quickstart, models, profiles, exchange, link, planning, pareto, compare, experiment, query, running):
     commands.register(app)
 
 

@@ -6,25 +6,35 @@ What needs Numba is imported by the command that uses it, so that `distredge pro
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import numpy as np
 import typer
 
+from distredge.cli.goals import (
+    Deadline,
+    Exclude,
+    MaxCost,
+    MaxEnergy,
+    MaxRedundant,
+    Minimise,
+    MinReliability,
+    Pin,
+    RawTo,
+    goals_of,
+)
 from distredge.cli.models import InputShape, Model, load
 from distredge.cli.output import JsonFlag, Seed, console, emit, errors, progress_bar, table
-from distredge.errors import InputError
 from distredge.model.graph import LayerGraph
 from distredge.model.load import load_model
 from distredge.partitioning.lcpss import ALPHA, SAMPLES, greedy, scorer
 from distredge.planners import METHODS, planner
 from distredge.plans.plan import Plan
 from distredge.plans.scheme import PartitionScheme
-from distredge.resources import check_writable, write_atomically
+from distredge.resources import check_writable
 from distredge.scenario import Scenario, load_scenario
 from distredge.simulate.costs import VolumeCosts
 from distredge.simulate.memory import check_memory
@@ -39,39 +49,12 @@ Budget = Annotated[
     float | None, typer.Option("--budget-s", min=0.1, help="Seconds to spend; without it a fixed amount of work.")
 ]
 
-Minimise = Annotated[
-    str | None,
-    typer.Option(
-        metavar="GOAL=WEIGHT,..",
-        help="Weights of latency (ms), energy (J), cost, redundant (share), failures (share); else latency alone.",
-    ),
-]
-Deadline = Annotated[float | None, typer.Option("--deadline-ms", "--max-latency-ms", help="Limit to the latency.")]
-MaxEnergy = Annotated[float | None, typer.Option("--max-energy-j", help="Limit to the energy of a frame.")]
-MaxCost = Annotated[float | None, typer.Option("--max-cost", help="Limit to what a frame costs.")]
-MaxRedundant = Annotated[
-    float | None, typer.Option("--max-redundant", help="Limit to the share of operations done twice.")
-]
-MinReliability = Annotated[float | None, typer.Option(help="Least probability that a frame succeeds.")]
-Exclude = Annotated[str | None, typer.Option(metavar="PROVIDER,..", help="Providers that get nothing.")]
-Pin = Annotated[
-    str | None,
-    typer.Option(
-        metavar="PROVIDER,LAYER=PROVIDER,..", help="Providers that must get a part; layers that only one may compute."
-    ),
-]
-RawTo = Annotated[str | None, typer.Option(metavar="PROVIDER,..", help="The only ones that may get rows of the image.")]
-
-if TYPE_CHECKING:
-    from distredge.simulate.goals import Goals
-
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("partition")(partition)
     app.command("train")(train)
     app.command("plan")(plan)
-    app.command("pareto")(pareto)
     app.command("simulate")(simulate)
 
 
@@ -212,110 +195,6 @@ def plan(
             console.print(f"wrote {out}")
 
     emit(as_json, data, show)
-
-
-def pareto(
-    model: Model,
-    scenario: ScenarioName,
-    against: Annotated[str, typer.Option(help="energy, cost, redundant or failures.")] = "energy",
-    points: Annotated[int, typer.Option(min=2, max=100, help="Plans on the front, at most.")] = 8,
-    out: Annotated[Path | None, typer.Option(help="Write what --json prints into this file.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the front into this PNG.")] = None,
-    budget_s: Budget = None,
-    deadline_ms: Deadline = None,
-    max_energy_j: MaxEnergy = None,
-    max_cost: MaxCost = None,
-    max_redundant: MaxRedundant = None,
-    min_reliability: MinReliability = None,
-    exclude: Exclude = None,
-    pin: Pin = None,
-    raw_to: RawTo = None,
-    input_shape: InputShape = None,
-    as_json: JsonFlag = False,
-    seed: Seed = 0,
-) -> None:
-    """Find the plans of which none is both faster and better in another goal than another one.
-
-    Example: distredge pareto vgg16 --scenario db-50 --against energy --points 8
-    """
-    from distredge.api import pareto as find
-
-    goals = goals_of(f"latency,{against}", deadline_ms, max_energy_j, max_cost, max_redundant, min_reliability,
-                     exclude, pin, raw_to)  # fmt: skip
-    graph, chosen = load(model, input_shape), load_scenario(scenario)
-    warn(chosen, graph)
-    for path in (out, plot):
-        if path is not None:
-            check_writable(path)
-    with progress_bar(f"latency against {against}") as progress:
-        front = find(graph, chosen, against, points, seed, budget_s, progress, goals)
-    data = {
-        "model": graph.name,
-        "scenario": chosen.name,
-        "against": against,
-        "points": [
-            {**dataclasses.asdict(found), "plan": made.model_dump(mode="json")} for made, found in front
-        ],
-    }  # fmt: skip
-    if out is not None:
-        write_atomically(out, json.dumps(data, indent=2) + "\n")
-    if plot is not None:
-        from distredge.plots import draw_front
-
-        draw_front(data, plot)
-
-    def show() -> None:
-        rows = [[found.latency_ms, *(write(found) for _, write in FIGURES)] for _, found in front]
-        columns = ["latency ms", *(name for name, _ in FIGURES)]
-        table(f"{graph.name} on {chosen.name}: latency against {against}", columns, rows)
-        console.print(calibration_note(chosen))
-        for path in (out, plot):
-            if path is not None:
-                console.print(f"wrote {path}")
-
-    emit(as_json, data, show)
-
-
-def goals_of(
-    minimise: str | None,
-    deadline_ms: float | None,
-    max_energy_j: float | None,
-    max_cost: float | None,
-    max_redundant: float | None,
-    min_reliability: float | None,
-    exclude: str | None,
-    pin: str | None,
-    raw_to: str | None,
-) -> Goals:
-    """What the options ask; raises `InputError` for what cannot be read or cannot be."""
-    from distredge.simulate.goals import Goals
-
-    pins = _items(pin)
-    return Goals(
-        minimise={name: _weight(name, value) for name, value in _items(minimise or "latency")},
-        max_latency_ms=deadline_ms,
-        max_energy_j=max_energy_j,
-        max_cost=max_cost,
-        max_redundant_share=max_redundant,
-        min_reliability=min_reliability,
-        exclude=tuple(name for name, _ in _items(exclude)),
-        pin=tuple(name for name, owner in pins if owner is None),
-        layers_on={name: owner for name, owner in pins if owner is not None},
-        raw_to=None if raw_to is None else tuple(name for name, _ in _items(raw_to)),
-    )
-
-
-def _items(text: str | None) -> list[tuple[str, str | None]]:
-    """`a=b,c` as [("a", "b"), ("c", None)]."""
-    parts = [part.strip().partition("=") for part in (text or "").split(",") if part.strip()]
-    return [(name.strip(), value.strip() if equals else None) for name, equals, value in parts]
-
-
-def _weight(name: str, text: str | None) -> float:
-    try:
-        return 1.0 if text is None else float(text)
-    except ValueError:
-        raise InputError(f"the weight of '{name}' must be a number, got '{text}'") from None
 
 
 def simulate(

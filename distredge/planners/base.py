@@ -13,8 +13,9 @@ from distredge.model.graph import LayerGraph
 from distredge.plans.plan import ModelRef, Plan, VolumePlan
 from distredge.plans.scheme import PartitionScheme
 from distredge.scenario import Scenario
+from distredge.simulate.aim import make_aim
 from distredge.simulate.costs import VolumeCosts
-from distredge.simulate.goals import FAILURES, REDUNDANT, Goals, make_aim
+from distredge.simulate.goals import FAILURES, REDUNDANT, Goals
 from distredge.simulate.kernel import IntArray
 from distredge.simulate.memory import check_memory
 from distredge.simulate.quality import Quality, quality

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from distredge.simulate import aim as aims
 from distredge.simulate import goals, kernel
 from distredge.simulate.kernel import IntArray
 from distredge.simulate.simulator import Simulator
@@ -123,10 +124,10 @@ def _propose(heights, cuts, heat, rng):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _judge(problem, aim, cuts, since, head, latency_ms, sizes, spent):  # type: ignore[no-untyped-def]
-    """`goals.judge` of `cuts`, which differ from those that `spent` is of from volume `since` on."""
+    """`aims.judge` of `cuts`, which differ from those that `spent` is of from volume `since` on."""
     for v in range(since, cuts.shape[0]):
-        goals.spend(problem, aim, v, cuts, head, sizes, spent[v])
-    return goals.judge(problem, aim, cuts, head, latency_ms, spent)
+        aims.spend(problem, aim, v, cuts, head, sizes, spent[v])
+    return aims.judge(problem, aim, cuts, head, latency_ms, spent)
 
 
 @njit(cache=True, nogil=True)
@@ -149,7 +150,7 @@ def _anneal(problem, aim, cuts, steps, warmth, rng):  # type: ignore[no-untyped-
     if aim is not None:
         now, now_excess = _judge(problem, aim, cuts, 0, head, now, sizes, spent)
         trial_spent[:] = spent
-        start, best_cost, coldest = now, goals.total(aim, now, now_excess), 1e-12 * aim.scale
+        start, best_cost, coldest = now, aims.total(aim, now, now_excess), 1e-12 * aim.scale
     if providers == 1:
         return best, best_cost
     for n in range(steps):
@@ -176,7 +177,7 @@ def _anneal(problem, aim, cuts, steps, warmth, rng):  # type: ignore[no-untyped-
             if aim is not None:
                 now_excess = excess
                 spent[since:] = trial_spent[since:]
-                cost = goals.total(aim, cost, excess)
+                cost = aims.total(aim, cost, excess)
             if cost < best_cost:
                 best_cost = cost
                 best[:] = cuts

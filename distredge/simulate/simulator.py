@@ -13,8 +13,8 @@ from distredge.plans.scheme import PartitionScheme
 from distredge.profiles.network import QUANTUM_BYTES, ms_per_byte
 from distredge.scenario import MB, Scenario
 from distredge.simulate import kernel
+from distredge.simulate.aim import Aim, score
 from distredge.simulate.costs import BARRED_MS, VolumeCosts
-from distredge.simulate.goals import Aim, score
 from distredge.simulate.kernel import FloatArray, IntArray, Problem
 
 
