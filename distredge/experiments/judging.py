@@ -66,13 +66,13 @@ def faster(found: Mapping[Case, float]) -> Judgement:
 
 
 def within(found: Mapping[Case, float], least: float, most: float) -> Judgement:
-    """Whether factors are in a range: all (holds); half of them, or all above 1 (partly); else not."""
+    """Whether factors are in a range: all (holds); half of them, or none below it (partly); else not."""
     if not found:
         return Judgement("not run", "the methods to compare were left out")
     inside = sum(1 for gain in found.values() if least - TOLERANCE <= gain <= most + TOLERANCE)
-    always = all(gain > 1.0 + EQUAL for gain in found.values())
+    enough = min(found.values()) >= least - TOLERANCE
     verdict: Verdict = (
-        "holds" if inside == len(found) else "holds partly" if always or 2 * inside >= len(found) else "does not hold"
+        "holds" if inside == len(found) else "holds partly" if enough or 2 * inside >= len(found) else "does not hold"
     )
     return Judgement(verdict, f"{spread(found.values())} times; {inside} of {len(found)} cases in the range")
 

@@ -17,7 +17,7 @@ REASONS: dict[tuple[str, str], str] = {
         " CoEdge, offload) then are near the best. osds-paper is held back by keeping every device busy: its cuts begin"
         " in the middle and it explores for 250 episodes only (docs/agent.md)."
     ),
-    ("devices-db-dc", "holds partly"): DEVICES,
+    ("devices-db-dc", "does not hold"): DEVICES,
     ("devices-more-unequal", "does not hold"): DEVICES,
     ("networks-na-nd", "holds partly"): (
         "As with unequal devices: AOFL here leaves out slow links (in ND with Xaviers it takes the one at 300 Mbit/s)."
@@ -50,7 +50,7 @@ REASONS: dict[tuple[str, str], str] = {
         "Here all schemes are scored on the same random decisions, so their differences vary less than the scores, and"
         " 25 are nearly enough; on DB at 50 Mbit/s every scheme that LC-PSS finds ends with one Xavier doing all."
     ),
-    ("dynamic-share", "holds partly"): (
+    ("dynamic-share", "does not hold"): (
         "It is what Fig. 7 gives for four Nanos (1.1 to 1.3 times as fast as AOFL): AOFL here may leave out devices"
         " whose links are slow, and does so anew at every moment. The traces are not the paper's."
     ),
