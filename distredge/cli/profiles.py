@@ -67,7 +67,7 @@ def profile(
     ] = None,
     granularity: Annotated[int | None, typer.Option(min=1, help="Measure every N-th row count instead.")] = None,
     layers: Annotated[str | None, typer.Option(help="Measure only these layers: names with commas between.")] = None,
-    parts: Annotated[int, typer.Option(min=0, help="Random split-parts to measure whole.")] = 12,
+    parts: Annotated[int, typer.Option(min=0, help="Random split-parts to measure whole.")] = 16,
     plan: Annotated[Path | None, typer.Option(help="Measure the split-parts of this plan whole as well.")] = None,
     seconds_per_point: Annotated[float, typer.Option(min=0.001, help="To spend on each point.")] = 0.2,
     budget_s: Annotated[

@@ -50,7 +50,7 @@ class Campaign:
     """When it is spent, nothing is refined any more and nothing measured a second time; what is left is measured."""
     layers: tuple[str, ...] | None = None
     """Names of the layers to measure, and nothing else; None: all, the head, and split-parts."""
-    parts: int = 12
+    parts: int = 16
     """How many random split-parts to measure whole."""
     plan: Plan | None = None
     """All split-parts of this plan are measured whole as well."""

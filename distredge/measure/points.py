@@ -73,11 +73,15 @@ def volume_title(volume: Volume) -> str:
 
 
 def random_parts(graph: LayerGraph, count: int, rng: np.random.Generator) -> Iterator[PartPoint]:
-    """Random rows of volumes of random lengths, short ones as often as long ones, between partition points."""
+    """Random rows of volumes of random lengths, short ones as often as long ones, between partition points.
+
+    A volume spans two intervals between partition points at least, if there are two: one layer alone tells nothing new.
+    """
     ends = [*graph.partition_points, len(graph.layers)]
+    least = min(2, len(ends) - 1)
     for _ in range(count):
-        first = int(rng.integers(0, len(ends) - 1))
-        length = int(np.exp(rng.uniform(0.0, np.log(len(ends) - first))))
+        first = int(rng.integers(0, len(ends) - least))
+        length = round(float(np.exp(rng.uniform(np.log(least), np.log(len(ends) - 1 - first)))))
         volume = Volume(graph, ends[first], ends[min(first + length, len(ends) - 1)])
         size = max(1, round(volume.height * float(rng.choice(PART_SHARES))))
         start = int(rng.integers(0, volume.height - size + 1))

@@ -8,6 +8,7 @@ that stays inside, and per parameter (see `Fusion`).
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -52,16 +53,29 @@ def inner_work(volume: Volume) -> FloatArray:
 
 def fused(fusion: Fusion, work: FloatArray, apart_ms: FloatArray) -> FloatArray:
     """Latencies of parts run as one, from the sums of their layers and their `inner_work` (3, ...)."""
-    saved = np.tensordot(_coefficients(fusion), work, axes=1)
+    return _fused(_coefficients(fusion), work, apart_ms)
+
+
+def _fused(coefficients: FloatArray, work: FloatArray, apart_ms: FloatArray) -> FloatArray:
+    saved = coefficients[0] * apart_ms + np.tensordot(coefficients[1:], work, axes=1)
     return np.asarray(apart_ms - np.clip(saved, -MOST_SAVED * apart_ms, MOST_SAVED * apart_ms))
 
 
 def _coefficients(fusion: Fusion) -> FloatArray:
-    return np.array([fusion.ms_per_layer, fusion.ms_per_million_elements, fusion.ms_per_million_params])
+    return np.array([fusion.share, fusion.ms_per_layer, fusion.ms_per_million_elements, fusion.ms_per_million_params])
 
 
 MIN_PARTS = 6
 """Parts of several layers that a fit needs."""
+
+WORTH = 0.15
+"""By which share a further term must lower the error of what is left out."""
+
+EXACT = 1e-4
+"""A smaller error is none."""
+
+TERMS = tuple(terms for count in (1, 2, 3, 4) for terms in itertools.combinations(range(4), count))
+"""Which coefficients a fit may use, the others being 0."""
 
 
 def fit_fusion(work: FloatArray, apart_ms: FloatArray, measured_ms: FloatArray) -> Fusion | None:
@@ -73,35 +87,41 @@ def fit_fusion(work: FloatArray, apart_ms: FloatArray, measured_ms: FloatArray) 
     work, apart_ms, measured_ms = work[several], apart_ms[several], measured_ms[several]
     if len(work) < MIN_PARTS:
         return None
-    errors = np.empty(len(work))
-    for out in range(len(work)):
-        kept = np.arange(len(work)) != out
-        trial = _fusion(_solve(work[kept], apart_ms[kept], measured_ms[kept]))
-        errors[out] = abs(float(fused(trial, work[out], apart_ms[out])) / measured_ms[out] - 1.0)
+    trials = [(_left_out(terms, work, apart_ms, measured_ms), terms) for terms in TERMS]
+    errors, terms = min(trials, key=lambda trial: max(float(trial[0].mean()), EXACT) * (1.0 + WORTH * len(trial[1])))
     unfused = np.abs(apart_ms / measured_ms - 1.0)
     if errors.mean() >= unfused.mean():
         return None
-    return _fusion(_solve(work, apart_ms, measured_ms), errors, float(np.median(unfused)))
-
-
-def _solve(work: FloatArray, apart_ms: FloatArray, measured_ms: FloatArray) -> FloatArray:
-    """Least squares of relative errors."""
-    found, *_ = np.linalg.lstsq(work / measured_ms[:, None], (apart_ms - measured_ms) / measured_ms, rcond=None)
-    return np.asarray(found)
-
-
-def _fusion(coefficients: FloatArray, errors: FloatArray | None = None, unfused: float = 0.0) -> Fusion:
-    per_layer, per_element, per_param = (round(float(c), 6) for c in coefficients)
-    errors = np.zeros(1) if errors is None else errors
+    share, per_layer, per_element, per_param = (round(float(c), 6) for c in _solve(terms, work, apart_ms, measured_ms))
     return Fusion(
+        share=share,
         ms_per_layer=per_layer,
         ms_per_million_elements=per_element,
         ms_per_million_params=per_param,
         parts=len(errors),
         error_median=round(float(np.median(errors)), 4),
         error_p90=round(float(np.quantile(errors, 0.9)), 4),
-        error_median_unfused=round(unfused, 4),
+        error_median_unfused=round(float(np.median(unfused)), 4),
     )
+
+
+def _left_out(terms: tuple[int, ...], work: FloatArray, apart_ms: FloatArray, measured_ms: FloatArray) -> FloatArray:
+    """Error of each part, predicted by a fit of some terms to the others."""
+    errors = np.empty(len(work))
+    for out in range(len(work)):
+        kept = np.arange(len(work)) != out
+        trial = _solve(terms, work[kept], apart_ms[kept], measured_ms[kept])
+        errors[out] = abs(float(_fused(trial, work[out], apart_ms[out])) / measured_ms[out] - 1.0)
+    return errors
+
+
+def _solve(terms: tuple[int, ...], work: FloatArray, apart_ms: FloatArray, measured_ms: FloatArray) -> FloatArray:
+    """Coefficients, of some terms, with the least squares of relative errors."""
+    features = np.column_stack([apart_ms, work])[:, list(terms)]
+    found, *_ = np.linalg.lstsq(features / measured_ms[:, None], (apart_ms - measured_ms) / measured_ms, rcond=None)
+    coefficients = np.zeros(4)
+    coefficients[list(terms)] = found
+    return coefficients
 
 
 def corrected(parts: Sequence[FusedTiming], predicted_ms: FloatArray, leave_out: Interval | None = None) -> FloatArray:

@@ -59,11 +59,13 @@ class FusedTiming(Timing):
 class Fusion(Frozen):
     """How much less a fused split-part takes than the sum of its layers, fitted to parts that were measured.
 
-    `saved = ms_per_layer * inner layers + ms_per_million_elements * elements that stay inside + ms_per_million_params
-    * parameters of layers behind the first`. A figure below zero is a cost. The errors are |predicted / measured - 1|,
-    each part predicted by a fit to the others.
+    `saved = share * sum of layers + ms_per_layer * inner layers + ms_per_million_elements * elements that stay inside
+    + ms_per_million_params * parameters of layers behind the first`, of which only those terms are used that help to
+    predict parts that were left out. A figure below zero is a cost. The errors are |predicted / measured - 1|, of each
+    part by a fit to the others.
     """
 
+    share: float
     ms_per_layer: float
     ms_per_million_elements: float
     ms_per_million_params: float

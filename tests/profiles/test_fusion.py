@@ -40,13 +40,22 @@ def test_the_fit_finds_the_savings_that_made_the_parts_and_predicts_new_ones() -
     apart = rng.uniform(20, 40, 30)
     fusion = fit_fusion(work, apart, apart - work @ [0.3, 0.5, -0.2])
     assert fusion is not None
-    assert (fusion.ms_per_layer, fusion.ms_per_million_elements, fusion.ms_per_million_params) == pytest.approx(
-        (0.3, 0.5, -0.2), abs=1e-4
-    )
+    found = fusion.share, fusion.ms_per_layer, fusion.ms_per_million_elements, fusion.ms_per_million_params
+    assert found == pytest.approx((0.0, 0.3, 0.5, -0.2), abs=1e-4)
     assert fusion.error_p90 < 1e-3 < fusion.error_median_unfused
     assert float(fused(fusion, np.array([2.0, 1.0, 1.0]), np.array(10.0))) == pytest.approx(
         10 - 0.6 - 0.5 + 0.2, abs=1e-3
     )
+
+
+def test_only_the_terms_that_help_are_used() -> None:
+    rng = np.random.default_rng(1)
+    work = np.stack([rng.integers(1, 9, 16), rng.uniform(0, 5, 16), rng.uniform(0, 5, 16)], axis=1)
+    apart = rng.uniform(1, 40, 16)
+    fusion = fit_fusion(work, apart, 0.9 * apart)
+    assert fusion is not None
+    assert fusion.share == pytest.approx(0.1, abs=1e-4)
+    assert fusion.ms_per_layer == fusion.ms_per_million_elements == fusion.ms_per_million_params == 0
 
 
 def test_a_fit_that_predicts_no_better_is_not_used() -> None:
