@@ -123,6 +123,7 @@ class Exact(Planner):
         """The optimum, and what it took."""
         quiet = replace(task, progress=lambda share, latency_ms: None)
         incumbent = Incumbent(Offload().plan(quiet))
+        feasible_groups(task, 1)  # gives up where there are too many cuts, before all orders are listed
         orders = distinct_orders(task.scenario.providers)
         early = task.graph.to_head - {len(task.graph.layers) - 1}
         heads = range(len(orders[0])) if early else (-1,)

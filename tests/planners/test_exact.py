@@ -309,3 +309,8 @@ def test_ctrl_c() -> None:
     assert process.returncode != 0
     assert said.rstrip().endswith("KeyboardInterrupt")
     assert time.perf_counter() - sent < 30.0
+
+
+def test_sixteen_providers_are_refused_without_listing_their_orders() -> None:
+    with pytest.raises(InputError, match="on 16 providers.*--method search"):
+        planner("exact").plan(make_task(load_model("vgg16"), load_scenario("lb"), 0, None, None))
