@@ -60,6 +60,8 @@ class Campaign:
             raise InputError("the granularity must be 1 row or more")
         if isinstance(self.row_counts, Adaptive) and not 0 < self.row_counts.max_error < 1:
             raise InputError("the error bound must lie between 0 and 1, for example 0.03")
+        if self.layers is not None and self.plan is not None:
+            raise InputError("split-parts need all layers and the head measured: leave out --layers, or the plan")
         if self.parts < 0 or self.seconds_per_point <= 0 or (self.budget_s is not None and self.budget_s <= 0):
             raise InputError("seconds a point and the budget must be positive, and parts 0 or more")
 

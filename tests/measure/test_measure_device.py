@@ -158,6 +158,25 @@ def test_bad_input_is_refused_before_anything_is_measured(graph: LayerGraph, tmp
     assert not (tmp_path / "out" / "here.json").exists()
 
 
+def test_some_layers_and_a_plan_are_refused_before_anything_is_measured(graph: LayerGraph) -> None:
+    with pytest.raises(InputError, match="leave out --layers, or the plan"):
+        Campaign(layers=("conv1",), plan=toy_plan(graph))
+
+
+def test_a_noisy_device_is_met_within_the_bound_where_its_latency_is_a_bent_line(tmp_path: Path) -> None:
+    vgg = load_model("vgg16")
+
+    def bent(title: str, rows: int) -> float:
+        return 2.0 + 0.1 * rows + 0.2 * max(rows - 100, 0)
+
+    profile = measured(vgg, tmp_path, virtual(bent, noise=0.02), Campaign(layers=("conv1_2",)))
+    rows = np.arange(1, 225)
+    true = np.array([bent("", int(r)) for r in rows])
+    predicted = profile.layer_ms(vgg.layers[vgg.index["conv1_2"]], rows)
+    assert np.abs(predicted / true - 1).max() < 0.03
+    assert len(profile.file.layers[vgg.layers[vgg.index["conv1_2"]].signature]) <= 0.15 * 224
+
+
 def test_only_the_layers_that_were_asked_for_are_measured(graph: LayerGraph, tmp_path: Path) -> None:
     layer = graph.layers[1]
     file = measured(graph, tmp_path, campaign=Campaign(layers=(layer.name,))).file
