@@ -16,6 +16,7 @@ from distredge.errors import ScenarioError, UnknownNameError
 from distredge.profiles.network import MESSAGE_MS
 from distredge.profiles.profile import Profile
 from distredge.profiles.store import load_profile
+from distredge.profiles.wrapped import Slowed
 from distredge.resources import shipped, write_atomically
 
 SUFFIX = ".yaml"
@@ -91,6 +92,9 @@ class Provider(Frozen):
     bandwidth_mbps: Rate = Field(description="of its access link, each direction")
     io: Io = Io()
     memory_mb: Annotated[Number, Field(gt=0)] | None = Field(default=None, description="null: the profile's, if known")
+    slowdown: Annotated[Number, Field(ge=0.001, le=1000)] = Field(
+        default=1.0, description="all takes so many times as long as the profile says: throttling, co-tenants"
+    )
     trace: str | None = Field(default=None, description="CSV `t_s,Mbps`")
     address: str | None = Field(default=None, pattern=r"^\S+:\d+$", description="HOST:PORT at which it listens")
     power: Draw | None = Field(default=None, description="null: the profile's, if it knows")
@@ -132,12 +136,11 @@ class Scenario(Frozen):
 
     @cached_property
     def profiles(self) -> tuple[Profile, ...]:
-        """Each provider's profile; providers with the same profile share one object."""
-        loaded: dict[str, Profile] = {}
-        for p in self.providers:
-            if p.profile not in loaded:
-                loaded[p.profile] = load_profile(p.profile, self._folder)
-        return tuple(loaded[p.profile] for p in self.providers)
+        """Each provider's profile, as slow as the provider is; those with the same share one object."""
+        loaded = {name: load_profile(name, self._folder) for name in dict.fromkeys(p.profile for p in self.providers)}
+        kinds = {(p.profile, p.slowdown): loaded[p.profile] for p in self.providers}
+        slowed = {(name, f): device if f == 1.0 else Slowed(device, f) for (name, f), device in kinds.items()}
+        return tuple(slowed[p.profile, p.slowdown] for p in self.providers)
 
     @property
     def memory_mb(self) -> tuple[float | None, ...]:

@@ -167,7 +167,7 @@ def spend(problem, aim, v, cuts, head, sizes, spent):  # type: ignore[no-untyped
             continue
         at = a * (problem.heights[v] + 1) + b
         for k in range(2):
-            spent[k] += problem.compute_ms[problem.compute_at[v, j] + at] * aim.rates[k, j]
+            spent[k] += problem.compute_ms[problem.compute_at[v, j] + at] * problem.slowdown[j] * aim.rates[k, j]
         if aim.macs.shape[0] > 0:
             spent[2] += aim.macs[aim.table_at[v] + at]
         for to in range(2):
@@ -210,7 +210,7 @@ def judge(problem, aim, cuts, head, latency_ms, spent):  # type: ignore[no-untyp
         energy += spent[v, 0]
         cost += spent[v, 1]
         macs += spent[v, 2]
-    head_ms = problem.head_ms[head]
+    head_ms = problem.head_ms[head] * problem.slowdown[head]
     back = max(0.0, problem.result_bytes)
     energy += head_ms * aim.rates[0, head] + back * aim.byte_rates[0, head]
     cost += head_ms * aim.rates[1, head] + back * aim.byte_rates[1, head]

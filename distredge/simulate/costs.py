@@ -6,8 +6,8 @@ import numpy as np
 
 from distredge.geometry.split import Volume
 from distredge.model.graph import IMAGE, LayerGraph
-from distredge.model.layer import Layer
 from distredge.profiles.profile import FloatArray, IntArray, Profile
+from distredge.profiles.wrapped import Wrapped
 
 BARRED_MS = 1e7
 """What a part takes beyond its time on a provider that must not compute it: no frame takes as long."""
@@ -86,33 +86,15 @@ def _rows(volume: Volume) -> IntArray:
     return rows
 
 
-class Barred(Profile):
+class Barred(Wrapped):
     """A device that must not compute some layers or, with `IMAGE` among them, read the image: it takes too long."""
 
     def __init__(self, device: Profile, barred: frozenset[int]) -> None:
-        self.device, self.barred = device, barred
-        for name in ("name", "kind", "precision", "power", "memory_mb"):
-            if hasattr(device, name):  # made-up devices may lack one
-                setattr(self, name, getattr(device, name))
-
-    def layer_ms(self, layer: Layer, rows: IntArray) -> FloatArray:
-        """As the device."""
-        return self.device.layer_ms(layer, rows)
+        super().__init__(device)
+        self.barred = barred
 
     def fused_ms(self, volume: Volume, apart_ms: FloatArray) -> FloatArray:
         """As the device, and `BARRED_MS` more where something is barred."""
         found = self.device.fused_ms(volume, apart_ms)
         image = {IMAGE} & {*volume.entering}
         return found + BARRED_MS if self.barred & {*image, *range(volume.start, volume.stop)} else found
-
-    def cautions(self, graph: LayerGraph) -> list[str]:
-        """As the device."""
-        return self.device.cautions(graph)
-
-    def head_ms(self, graph: LayerGraph) -> float:
-        """As the device."""
-        return self.device.head_ms(graph)
-
-    def provenance(self) -> dict[str, object]:
-        """As the device."""
-        return self.device.provenance()

@@ -55,6 +55,7 @@ class Problem(NamedTuple):
     compute_ms     flat: at `compute_at[v, i] + a * (heights[v] + 1) + b` the latency of rows [a, b) on provider i
     compute_at     (V, P)
     head_ms        (P,) latency of the head
+    slowdown       (P,) factor on all that a provider computes, the head too
     result_bytes   of the outputs that the head makes; negative: there is no head
     quantum_bytes  size in which messages are forwarded
     node_ms        (6, P + 1) by `UP_BYTE` ..: a byte's time on a node's link, paced, headers included, 0 if its rate is
@@ -75,6 +76,7 @@ class Problem(NamedTuple):
     compute_ms: FloatArray
     compute_at: IntArray
     head_ms: FloatArray
+    slowdown: FloatArray
     result_bytes: float
     quantum_bytes: float
     node_ms: FloatArray
@@ -259,7 +261,8 @@ def advance(problem, v, cuts, head, state, scratch):  # type: ignore[no-untyped-
         start = state[0, j]
         if counts[j] > 0:
             start = max(start, receive(problem, state, scratch, j, j))
-        state[0, j] = start + problem.compute_ms[problem.compute_at[v, j] + a * (problem.heights[v] + 1) + b]
+        spent = problem.compute_ms[problem.compute_at[v, j] + a * (problem.heights[v] + 1) + b]
+        state[0, j] = start + spent * problem.slowdown[j]
     if exits:
         receive_exits(problem, head, state, scratch)
 
@@ -287,7 +290,7 @@ def finish(problem, cuts, head, state, scratch):  # type: ignore[no-untyped-def]
     receive_exits(problem, head, state, scratch)
     if problem.result_bytes < 0.0:
         return state[3, REQUESTER]
-    ready = max(state[0, head], state[3, HEAD]) + problem.head_ms[head]
+    ready = max(state[0, head], state[3, HEAD]) + problem.head_ms[head] * problem.slowdown[head]
     counts[providers + REQUESTER] = 0
     size, up = problem.result_bytes, problem.node_ms[UP_BYTE, head]
     ready += problem.node_ms[READ, head] + size * problem.node_ms[READ_BYTE, head]
@@ -313,6 +316,21 @@ def evaluate(problem, cuts, out):  # type: ignore[no-untyped-def]
     scratch = make_scratch(providers)
     for n in range(cuts.shape[0]):
         out[n] = latency(problem, cuts[n], state, scratch)
+
+
+@njit(cache=True, nogil=True)
+def evaluate_under(problem, node_ms, slowdown, cuts, out):  # type: ignore[no-untyped-def]
+    """Latency in ms of `cuts` (batch, V, P + 1) under other conditions, into `out` (conditions, batch).
+
+    `node_ms` (conditions, 6, P + 1) and `slowdown` (conditions, P) are written into the problem's, whose own are lost.
+    """
+    state = make_state(cuts.shape[2] - 1)
+    scratch = make_scratch(cuts.shape[2] - 1)
+    for k in range(node_ms.shape[0]):
+        problem.node_ms[:] = node_ms[k]
+        problem.slowdown[:] = slowdown[k]
+        for n in range(cuts.shape[0]):
+            out[k, n] = latency(problem, cuts[n], state, scratch)
 
 
 @njit(cache=True, nogil=True)

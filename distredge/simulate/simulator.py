@@ -113,9 +113,14 @@ class Simulator:
         """The same where everybody may compute everything."""
         if self.barred is None:
             return self
-        other = copy.copy(self)
-        other.problem = self.problem._replace(compute_ms=np.fmod(self.problem.compute_ms, BARRED_MS))
+        other = self.with_problem(self.problem._replace(compute_ms=np.fmod(self.problem.compute_ms, BARRED_MS)))
         other.barred = None
+        return other
+
+    def with_problem(self, problem: Problem) -> Simulator:
+        """A copy that evaluates another problem of the same volumes and providers."""
+        other = copy.copy(self)
+        other.problem = problem
         return other
 
     def single_device_cuts(self) -> IntArray:
@@ -220,13 +225,14 @@ def build_problem(scenario: Scenario, scheme: PartitionScheme, costs: VolumeCost
         compute_ms=np.concatenate(tables),
         compute_at=compute_at,
         head_ms=costs.head_ms[kinds],
+        slowdown=np.ones(len(kinds)),
         result_bytes=graph.head.result_elements * unit if graph.head.nodes else -1.0,
         quantum_bytes=float(QUANTUM_BYTES),
-        node_ms=_node_ms(scenario),
+        node_ms=node_ms(scenario),
     )
 
 
-def _node_ms(scenario: Scenario) -> FloatArray:
+def node_ms(scenario: Scenario) -> FloatArray:
     """(6, providers + 1) a node's times, the requester's last; both directions of a link are alike."""
     rows = np.empty((6, len(scenario.providers) + 1))
     rates = [p.bandwidth_mbps for p in scenario.providers] + [scenario.requester_mbps]
