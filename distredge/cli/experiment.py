@@ -32,8 +32,13 @@ def register(app: typer.Typer) -> None:
 
 
 def experiment(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="fig4 .. fig14, table1 .. table3, or all.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for CSV, PNG and report.html.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME...", help="fig4 .. fig14, table1 .. table3, or all of the paper; agent: the agent."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for CSV, PNG and the pages.")],
     quick: Annotated[bool, typer.Option("--quick", help="Fewer repeats and episodes: minutes, not hours.")] = False,
     methods: Annotated[str | None, typer.Option(help="Only these, with commas between.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, max=256, help="Processes; as many as cores if left out.")] = None,
@@ -49,7 +54,7 @@ def experiment(
     """
     from distredge import __version__
     from distredge.experiments.base import FULL, QUICK
-    from distredge.experiments.publish import PAGE, publish
+    from distredge.experiments.publish import publish
     from distredge.experiments.registry import experiments
     from distredge.experiments.runner import run
     from distredge.experiments.store import claim_folder
@@ -64,15 +69,16 @@ def experiment(
     claim_folder(out, effort, __version__)
     with _progress() as tell:
         run(chosen, out, effort, jobs or os.cpu_count() or 1, tell)
-    judged = publish(out, effort, __version__, date or calendar.today().isoformat())
+    pages = publish(out, effort, __version__, date or calendar.today().isoformat())
+    judged = [item for items in pages.values() for item in items]
     data = {
         "out": str(out),
-        "report": str(out / PAGE),
+        "reports": [str(out / page) for page in pages],
         "effort": effort.name,
         "experiments": [e.name for e in chosen],
         "claims": [_data(item) for item in judged],
     }
-    emit(as_json, data, lambda: _show(judged, out / PAGE))
+    emit(as_json, data, lambda: _show(judged, [out / page for page in pages]))
 
 
 def _data(item: Judged) -> dict[str, Any]:
@@ -90,11 +96,11 @@ def _data(item: Judged) -> dict[str, Any]:
     }
 
 
-def _show(judged: list[Judged], page: Path) -> None:
+def _show(judged: list[Judged], pages: list[Path]) -> None:
     run = [item for item in judged if item.verdict != "not run"]
     rows = [[item.claim.name, item.verdict, next(iter(item.found.values())).found] for item in run]
-    table("The paper's claims; boards calibrated, not measured", ["claim", "verdict", "found here"], rows)
-    console.print(f"{len(judged) - len(run)} claims not run; all of it in {page}")
+    table("Claims; boards calibrated, not measured", ["claim", "verdict", "found here"], rows)
+    console.print(f"{len(judged) - len(run)} claims not run; all of it in {', '.join(map(str, pages))}")
 
 
 @contextmanager

@@ -114,3 +114,21 @@ class Experiment:
     def identity(self, row: Mapping[str, Value]) -> tuple[Value, ...]:
         """Which case a row is of."""
         return tuple(row[name] for name in self.key)
+
+
+@dataclass(frozen=True)
+class Page:
+    """Experiments and claims that are shown together, in one file.
+
+    `name` stands for all of its experiments on the command line. `asked` introduces what an experiment's `paper` says,
+    `legend` (HTML) what the verdicts are about; `work` tells what an effort means for these experiments.
+    """
+
+    name: str
+    file: str
+    title: str
+    asked: str
+    legend: str
+    work: Callable[[Effort], str]
+    experiments: tuple[Experiment, ...]
+    claims: tuple[Claim, ...]

@@ -1,4 +1,4 @@
-"""`report.html`: each claim of the paper beside what was found here, then every experiment; in one file."""
+"""A page of experiments: each claim beside what was found here, then every experiment; in one file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from distredge.experiments.base import OURS, SECONDS, Claim, Effort, Experiment, Judgement, Results, Shown, Value
+from distredge.experiments.base import OURS, SECONDS, Claim, Effort, Experiment, Judgement, Page, Results, Shown, Value
 from distredge.experiments.reasons import REASONS
 from distredge.experiments.store import CASE_SECONDS
 
@@ -47,41 +47,36 @@ def judge(claims: Sequence[Claim], results: Results) -> list[Judged]:
 
 
 def render(
+    page: Page,
     judged: Sequence[Judged],
-    experiments: Sequence[Experiment],
     results: Results,
     pictures: Mapping[str, bytes],
     facts: Facts,
 ) -> str:
-    """The page; `pictures` are PNGs by the experiment's name."""
+    """The page as HTML; `pictures` are PNGs by the experiment's name."""
     parts = [
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<title>DistrEdge: the paper's claims and what was found"
-        f" here</title><style>{_STYLE}</style></head><body><main>",
-        "<h1>DistrEdge: the paper&#8217;s claims and what was found here</h1>",
-        _facts(facts, results),
+        f"<title>{escape(page.title)}</title><style>{_STYLE}</style></head><body><main>",
+        f"<h1>{escape(page.title)}</h1>",
+        _facts(page, facts, results),
         "<h2>Claims</h2>",
         _counts(judged),
-        _LEGEND,
-        _summary(judged),
+        f"<p>{page.legend}</p>",
+        _summary(page, judged),
         "<h2>The claims one by one</h2>",
         *(_claim(item) for item in judged),
-        *(_experiment(e, results, pictures.get(e.name), judged) for e in experiments if results.get(e.name)),
+        *(_experiment(page, e, results, pictures.get(e.name), judged) for e in page.experiments if results.get(e.name)),
         "</main></body></html>\n",
     ]
     return "\n".join(parts)
 
 
-def _facts(facts: Facts, results: Results) -> str:
+def _facts(page: Page, facts: Facts, results: Results) -> str:
     effort = facts.effort
-    spent = sum(
-        float(row[CASE_SECONDS] or 0.0) for name, rows in results.items() if name.endswith(SECONDS) for row in rows
-    )
-    episodes = effort.paper_episodes or 4000
+    spent = sum(float(row[CASE_SECONDS] or 0.0) for e in page.experiments for row in results.get(e.name + SECONDS, ()))
     last = effort.seed + effort.seeds - 1
     seeds = f"seed {effort.seed}" if effort.seeds == 1 else f"seeds {effort.seed} to {last}"
-    splitter = "annealing" if effort.splitter == "annealing" else "the agent"
     hint = " A quick run: for figures to quote, leave out --quick." if effort.name == "quick" else ""
     if effort.methods is not None:
         hint += f" Methods: {escape(', '.join(effort.methods))} only."
@@ -90,9 +85,8 @@ def _facts(facts: Facts, results: Results) -> str:
         f" {escape(', '.join(facts.calibrated))} are estimates, calibrated on published figures (profiles/README.md);"
         " times come from the simulator, which has no noise. A ratio between methods is worth more than any figure of"
         " its own.",
-        f"Effort: <strong>{escape(effort.name)}</strong>, {seeds} for methods that draw random numbers; osds-paper"
-        f" trains for {episodes} episodes (the paper: 4000); Fig. 4 has {effort.alpha_repeats} and Fig. 5"
-        f" {effort.sample_repeats} repeats, split by {splitter}; no method has a time limit.{hint}",
+        f"Effort: <strong>{escape(effort.name)}</strong>, {seeds} for what draws random numbers;"
+        f" {page.work(effort)}.{hint}",
         f"DistrEdge {escape(facts.version)}, {escape(facts.date)}; the cases took {spent / 60:.0f} minutes in all,"
         " each on one core.",
     ]
@@ -106,15 +100,18 @@ def _counts(judged: Sequence[Judged]) -> str:
     return f"<p>Of {len(judged)} claims, {said}.</p>"
 
 
-def _summary(judged: Sequence[Judged]) -> str:
+def _summary(page: Page, judged: Sequence[Judged]) -> str:
     """A line a claim: verdicts only."""
     lines = []
+    letters = any(OURS[1] in item.found for item in judged)
     for item in judged:
         letter = item.found.get(OURS[1])
-        cells = f"<td>{_badge(item.verdict)}</td><td>{_badge(letter.verdict) if letter else ''}</td>"
+        cells = f"<td>{_badge(item.verdict)}</td>"
+        if letters:
+            cells += f"<td>{_badge(letter.verdict) if letter else ''}</td>"
         link = f'<a href="#claim-{escape(item.claim.name)}">{escape(item.claim.statement)}</a>'
         lines.append(f'<tr><td class="wide">{link}</td>{cells}</tr>')
-    head = "<tr><th>In the paper</th><th>Here</th><th>Here, to the letter</th></tr>"
+    head = f"<tr><th>{page.asked}</th><th>Here</th>{'<th>Here, to the letter</th>' if letters else ''}</tr>"
     return f'<div class="scroll"><table><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
@@ -141,7 +138,9 @@ def _prose(text: str) -> str:
     return re.sub("`([^`]*)`", r"<code>\1</code>", escape(text))
 
 
-def _experiment(experiment: Experiment, results: Results, picture: bytes | None, judged: Sequence[Judged]) -> str:
+def _experiment(
+    page: Page, experiment: Experiment, results: Results, picture: bytes | None, judged: Sequence[Judged]
+) -> str:
     mine = [item for item in judged if experiment.name in item.claim.needs]
     links = ", ".join(
         f'<a href="#claim-{escape(i.claim.name)}">{escape(i.claim.name)}</a> {_badge(i.verdict)}' for i in mine
@@ -153,7 +152,7 @@ def _experiment(experiment: Experiment, results: Results, picture: bytes | None,
         image = f'<img alt="{escape(experiment.title)}" src="data:image/png;base64,{data}">'
     return (
         f'<section id="{experiment.name}"><h2>{escape(experiment.title)}</h2>'
-        f"<p><strong>In the paper:</strong> {_prose(experiment.paper)}</p>"
+        f"<p><strong>{page.asked}:</strong> {_prose(experiment.paper)}</p>"
         f"<p><strong>Here:</strong> {_prose(experiment.here)}</p>{claims}{image}"
         f"{_table(experiment.table(results[experiment.name]))}"
         f'<p class="small">Rows: {experiment.name}.csv</p></section>'
@@ -174,13 +173,6 @@ def _cell(value: Value) -> str:
     text = str(value) if isinstance(value, int) else f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
     return f'<td class="number">{text}</td>'
 
-
-_LEGEND = (
-    "<p>DistrEdge is <code>osds</code>, this project&#8217;s form: a search over partition schemes and orders of the"
-    " providers, then the agent. <code>osds-paper</code> is the paper&#8217;s algorithm to the letter. The verdict of a"
-    " claim is that of <code>osds</code>; the other stands beside it. A reason is given where one is known: likely, not"
-    " proven.</p>"
-)
 
 _STYLE = """
 :root{color-scheme:light}

@@ -41,7 +41,7 @@ def test_the_page_has_what_is_complete_only(tmp_path: Path) -> None:
     run(few, tmp_path, ONE)
     lines = (tmp_path / "fig6.csv").read_text().splitlines(keepends=True)
     (tmp_path / "fig6.csv").write_text("".join(lines[:-1]))
-    judged = publish(tmp_path, ONE, "1.2.3", "2026-01-02")
+    judged = publish(tmp_path, ONE, "1.2.3", "2026-01-02")["report.html"]
     page = (tmp_path / "report.html").read_text()
     assert 'id="table1"' in page and 'id="fig11"' in page and 'id="fig6"' not in page
     assert "Methods: offload only" in page

@@ -8,7 +8,7 @@ import pytest
 
 from distredge.experiments.base import QUICK, Row
 from distredge.experiments.reasons import REASONS
-from distredge.experiments.registry import CLAIMS, EXPERIMENTS
+from distredge.experiments.registry import PAPER
 from distredge.experiments.report import Facts, judge, render
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -51,7 +51,7 @@ class Page(HTMLParser):
 
 
 def page(results: dict[str, list[Row]]) -> tuple[Page, str]:
-    text = render(judge(CLAIMS, results), list(EXPERIMENTS.values()), results, {"fig6": b"\x89PNG"}, FACTS)
+    text = render(PAPER, judge(PAPER.claims, results), results, {"fig6": b"\x89PNG"}, FACTS)
     return Page(text), text
 
 
@@ -74,7 +74,7 @@ def test_the_page_is_whole_and_needs_nothing_else(results: dict[str, list[Row]])
     assert len(parsed.ids) == len(set(parsed.ids))
     assert {link.removeprefix("#") for link in parsed.links} <= set(parsed.ids)
     words = " ".join(parsed.words)
-    for claim in CLAIMS:
+    for claim in PAPER.claims:
         assert claim.statement in words and f"claim-{claim.name}" in parsed.ids
     assert "Nothing here was measured on a board" in words
     assert "2026-01-02" in words and "1.2.3" in words and "quick" in words
@@ -90,5 +90,5 @@ def test_verdicts_pictures_and_tables_of_what_was_run() -> None:
 
 def test_reasons_are_of_claims_and_verdicts_that_there_are() -> None:
     for name, verdict in REASONS:
-        assert name in {claim.name for claim in CLAIMS}
+        assert name in {claim.name for claim in PAPER.claims}
         assert verdict in ("holds", "holds partly", "does not hold")
