@@ -23,10 +23,12 @@ PAPER = Page(
     file="report.html",
     title="DistrEdge: the paper's claims and what was found here",
     asked="In the paper",
-    legend="DistrEdge is <code>osds</code>, this project&#8217;s form: a search over partition schemes and orders of"
-    " the providers, then the agent. <code>osds-paper</code> is the paper&#8217;s algorithm to the letter. The verdict of"
-    " a claim is that of <code>osds</code>; the other stands beside it. A reason is given where one is known: likely, not"
-    " proven.",
+    legend=(
+        "DistrEdge is <code>osds</code>, this project&#8217;s form: a search over partition schemes and orders of "
+        "the providers, then the agent. <code>osds-paper</code> is the paper&#8217;s algorithm to the letter. The "
+        "verdict of a claim is that of <code>osds</code>; the other stands beside it. A reason is given where one "
+        "is known: likely, not proven."
+    ),
     work=_paper_work,
     experiments=tuple(e for module in _PAPER for e in module.EXPERIMENTS),
     claims=(
