@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date as calendar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
 
-from distredge.cli.output import JsonFlag, Seed, console, emit, errors, table
+from distredge.cli.output import JsonFlag, Seed, console, emit, table, work_bar
 from distredge.errors import InputError
 from distredge.planners import planner
 
 if TYPE_CHECKING:
     from distredge.experiments.report import Judged
-    from distredge.experiments.runner import Progress
-
-LINE_EVERY = 0.05
-"""Share of the work after which a log gets a line."""
 
 
 def register(app: typer.Typer) -> None:
@@ -54,6 +46,7 @@ def experiment(
     """
     from distredge import __version__
     from distredge.experiments.base import FULL, QUICK
+    from distredge.experiments.engines import Processes
     from distredge.experiments.publish import publish
     from distredge.experiments.registry import experiments
     from distredge.experiments.runner import run
@@ -67,8 +60,8 @@ def experiment(
         raise InputError("--methods is empty: name some, with commas between, or leave it out")
     effort = replace(QUICK if quick else FULL, seed=seed, methods=only)
     claim_folder(out, effort, __version__)
-    with _progress() as tell:
-        run(chosen, out, effort, jobs or os.cpu_count() or 1, tell)
+    with work_bar() as tell:
+        run(chosen, out, effort, Processes(jobs or os.cpu_count() or 1), tell)
     pages = publish(out, effort, __version__, date or calendar.today().isoformat())
     judged = [item for items in pages.values() for item in items]
     data = {
@@ -101,30 +94,3 @@ def _show(judged: list[Judged], pages: list[Path]) -> None:
     rows = [[item.claim.name, item.verdict, next(iter(item.found.values())).found] for item in run]
     table("Claims; boards calibrated, not measured", ["claim", "verdict", "found here"], rows)
     console.print(f"{len(judged) - len(run)} claims not run; all of it in {', '.join(map(str, pages))}")
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar on stderr with the time left or, if nobody watches, a line from time to time."""
-    shown = Bar(
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}"), console=errors, transient=True, disable=not errors.is_terminal,
-    )  # fmt: skip
-    with shown as bar:
-        task = bar.add_task("", total=1.0, left="")
-        last = -1.0
-
-        def tell(what: str, share: float, left_s: float) -> None:
-            nonlocal last
-            left = f"about {_span(left_s)} left" if share < 1.0 else "done"
-            bar.update(task, completed=share, description=what, left=left)
-            if not errors.is_terminal and (share >= 1.0 or share - last >= LINE_EVERY):
-                errors.print(f"{share:.0%} {what}, {left}")
-                last = share
-
-        yield tell
-
-
-def _span(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"

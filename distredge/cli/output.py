@@ -12,12 +12,20 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
+    from distredge.experiments.runner import Progress as WorkProgress
     from distredge.planners.base import Progress as PlannerProgress
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -28,6 +36,9 @@ _WIDTH = None if sys.stdout.isatty() else 120
 
 console = Console(highlight=False, width=_WIDTH)
 errors = Console(stderr=True, highlight=False)
+
+_LINE_EVERY = 0.05
+"""Share of the work after which a log gets a line."""
 
 
 def emit(as_json: bool, data: object, show: Callable[[], None]) -> None:
@@ -91,9 +102,42 @@ def progress_bar(title: str) -> Iterator[PlannerProgress]:
         task = bar.add_task(title, total=1.0, best="")
 
         def tell(share: float, best: float) -> None:
-            if _owed.is_set():
-                _owed.clear()
-                raise KeyboardInterrupt
+            _raise_owed()
             bar.update(task, completed=share, best=f"{best:.1f} ms")
 
         yield tell
+
+
+@contextmanager
+def work_bar() -> Iterator[WorkProgress]:
+    """A bar on stderr with the time left or, if nobody watches, a line from time to time."""
+    shown = Progress(
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"), console=errors, transient=True, disable=not errors.is_terminal,
+    )  # fmt: skip
+    with shown as bar:
+        task = bar.add_task("", total=1.0, left="")
+        last = -1.0
+
+        def tell(what: str, share: float, left_s: float) -> None:
+            nonlocal last
+            _raise_owed()
+            left = f"about {_span(left_s)} left" if share < 1.0 else "done"
+            bar.update(task, completed=share, description=what, left=left)
+            if not errors.is_terminal and (share >= 1.0 or share - last >= _LINE_EVERY):
+                errors.print(f"{share:.0%} {what}, {left}")
+                last = share
+
+        yield tell
+
+
+def _raise_owed() -> None:
+    """Ctrl-C, if compiled code lost it."""
+    if _owed.is_set():
+        _owed.clear()
+        raise KeyboardInterrupt
+
+
+def _span(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"

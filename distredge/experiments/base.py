@@ -95,6 +95,8 @@ class Experiment:
     `key` names the columns that tell cases apart; `run` returns the rows of one case, which hold them. `columns` are
     those of the CSV with their types; `timed` columns hold wall-clock seconds and are kept apart. Experiments of the
     same `family` have the same rows for the same case, which is then run once. `cost_s`: about how long a case takes.
+    `failure` names the column that says why a case failed, which is then tried again next time; without one the
+    first failure ends the run.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Experiment:
     table: Callable[[Sequence[Row]], Shown]
     timed: tuple[str, ...] = ()
     family: str = ""
+    failure: str = ""
 
     def identity(self, row: Mapping[str, Value]) -> tuple[Value, ...]:
         """Which case a row is of."""

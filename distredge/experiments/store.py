@@ -34,6 +34,8 @@ class Store:
         self.rows = self._by_case(rows)
         if torn and rows:  # the lines of a case are written together: it may be the one that was cut off
             del self.rows[experiment.identity(rows[-1])]
+        if experiment.failure:
+            self.rows = {case: found for case, found in self.rows.items() if not found[0][experiment.failure]}
         seconds = self._by_case(_read(self.seconds_path, self._seconds_columns)[0])
         self.seconds = {case: found[-1:] for case, found in seconds.items() if case in self.rows}
 
@@ -77,17 +79,24 @@ class Store:
 
 def claim_folder(folder: Path, effort: Effort, version: str) -> None:
     """Make a folder that of an effort; raises `InputError` if it holds rows of another one."""
-    path = folder / EFFORT_FILE
-    mine = {"version": version, **asdict(effort)}
+    claim(folder / EFFORT_FILE, {"version": version, **asdict(effort)})
+
+
+def claim(path: Path, made_with: Mapping[str, object]) -> None:
+    """Note in a JSON file what the rows of its folder are made with, beside what it says already.
+
+    Raises `InputError` if it says otherwise of something.
+    """
+    mine, theirs = json.loads(json.dumps(made_with)), {}
     if path.is_file():
         try:
-            theirs = json.loads(path.read_text())
-        except ValueError as exc:
+            theirs = dict(json.loads(path.read_text()))
+        except (TypeError, ValueError) as exc:
             raise InputError(f"'{path}' is damaged: give another folder with --out") from exc
-        if theirs != json.loads(json.dumps(mine)):
-            said = ", ".join(f"{k} {theirs.get(k)}" for k in mine if theirs.get(k) != json.loads(json.dumps(mine[k])))
-            raise InputError(f"'{folder}' holds rows made otherwise ({said}): give another folder with --out")
-    write_atomically(path, json.dumps(mine, indent=2) + "\n")
+    said = ", ".join(f"{k} {theirs[k]}" for k in mine if k in theirs and theirs[k] != mine[k])
+    if said:
+        raise InputError(f"'{path.parent}' holds rows made otherwise ({said}): give another folder with --out")
+    write_atomically(path, json.dumps(theirs | mine, indent=2) + "\n")
 
 
 def _read(path: Path, columns: Mapping[str, type]) -> tuple[list[Row], bool]:

@@ -10,6 +10,7 @@ import pytest
 
 from distredge.errors import InputError
 from distredge.experiments.base import QUICK, SECONDS, Effort, Experiment, Row, Shown
+from distredge.experiments.engines import Processes
 from distredge.experiments.registry import EXPERIMENTS
 from distredge.experiments.runner import run
 from distredge.experiments.store import Store, claim_folder
@@ -83,6 +84,20 @@ def test_experiments_of_a_family_run_a_case_once(tmp_path: Path) -> None:
     assert third.ran == []
 
 
+def test_a_failure_ends_the_run_where_no_column_tells_of_it(tmp_path: Path) -> None:
+    def work(case: Row, effort: Effort) -> list[Row]:
+        if case["case"] == 1:
+            raise ValueError("broken\nin two")
+        return [{**case, "place": "here", "ms": 1.0}]
+
+    strict = replace(Toy().experiment, run=work)
+    with pytest.raises(ValueError, match="broken"):
+        run([strict], tmp_path / "strict", QUICK)
+    assert len((tmp_path / "strict" / "toy.csv").read_text().splitlines()) == 1 + 1
+    rows = run([replace(strict, failure="place")], tmp_path / "lenient", QUICK)["toy"]
+    assert [row["place"] for row in rows] == ["here", "ValueError: broken in two", "here", "here"]
+
+
 def test_progress_says_what_is_left(tmp_path: Path) -> None:
     said: list[tuple[str, float, float]] = []
     run([Toy().experiment], tmp_path, QUICK, progress=lambda *what: said.append(what))
@@ -115,7 +130,7 @@ def test_every_experiment_runs_and_the_same_seed_gives_the_same_bytes_on_one_pro
     results = run(few, one, TINY)
     assert all(results[e.name] for e in few)
     quick = [e for e in few if e.name in ("fig6", "fig12", "fig13", "table1")]
-    run(quick, two, TINY, processes=2)
+    run(quick, two, TINY, Processes(2))
     names = [e.name for e in quick]
     assert bytes_of(one, names) == bytes_of(two, names)
 
