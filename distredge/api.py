@@ -11,7 +11,7 @@ from distredge.model.graph import LayerGraph
 from distredge.partitioning.lcpss import ALPHA, SAMPLES, lcpss
 from distredge.planners import planner
 from distredge.planners.base import Progress, Task, make_plan, plan_quality
-from distredge.planners.search import Front
+from distredge.planners.front import Front
 from distredge.plans.plan import Plan
 from distredge.plans.scheme import PartitionScheme
 from distredge.scenario import Scenario

@@ -1,43 +1,70 @@
 """Search: annealing over cuts, partition scheme and order of the providers together.
 
 First every candidate (a scheme of LC-PSS or a plain one, under an order of the providers) is annealed shortly; the
-better third is annealed four times longer, and so on; then the best are varied for as long as there is budget: one
-partition location added, removed or shifted, two providers exchanged, or the cuts alone annealed again.
+better third is annealed four times longer, and so on. Then the best are varied for as long as there is budget, round by
+round: children with another partition location or order of the providers are annealed very shortly, and the best few
+of them again for longer. Annealing runs in several threads; how many makes no difference to what is found.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import numpy as np
+from numba import config
 
-from distredge.model.graph import LayerGraph
-from distredge.partitioning.lcpss import SAMPLES, lcpss
 from distredge.planners.base import Planner, Strategy, Task, simulator_for
+from distredge.planners.candidates import candidate_schemes, starting_plans
+from distredge.planners.moves import Locations, Order, map_cuts, move_location, move_order, settled, twins
 from distredge.plans.scheme import PartitionScheme
 from distredge.simulate.anneal import START_TEMPERATURE, anneal
-from distredge.simulate.costs import BARRED_MS
 from distredge.simulate.goals import BROKEN, GOALS, Goals
 from distredge.simulate.kernel import IntArray
 from distredge.simulate.simulator import Simulator
-from distredge.simulate.starts import capability, proportional_cuts, starts
-
-ALPHAS = (0.25, 0.5, 0.75, 0.9, 0.97, 1.0)
-"""Weights of transmission at which LC-PSS proposes schemes."""
+from distredge.simulate.starts import capability
 
 SCREEN_STEPS = 1500
-"""Evaluations of a candidate in the first round."""
+"""Evaluations of a candidate in the first round of the screen."""
 
-POOL = 8
+POOL = 12
 """Strategies that are kept and varied."""
 
 ROUNDS = 120
-"""Variations tried when no budget is given."""
+"""Rounds of variation when no budget is given: five million evaluations."""
 
-ROUND_STEPS = 40_000
-"""Evaluations of a variation."""
+CHILDREN = 24
+"""Variations tried in a round."""
+
+TRIAL_STEPS = 500
+"""Evaluations of each of them."""
+
+CHOSEN = 4
+"""The best children, which are annealed for longer."""
+
+ROUND_STEPS = 8000
+"""Evaluations of each of these."""
+
+TOGETHER = 8
+"""Candidates that are annealed between two looks at the clock."""
+
+SIMULATORS = 64
+"""Schemes whose tables are kept."""
+
+
+class Start(NamedTuple):
+    """What is to be annealed: a strategy, for how many evaluations, from what temperature (a share of its score)."""
+
+    locations: Locations
+    order: Order
+    cuts: IntArray
+    steps: int
+    warmth: float = START_TEMPERATURE
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +74,8 @@ class Candidate:
     `score` is the simulator's: the latency in ms where that alone decides.
     """
 
-    locations: tuple[int, ...]
-    order: tuple[int, ...]
+    locations: Locations
+    order: Order
     cuts: IntArray
     score: float
 
@@ -57,23 +84,33 @@ class Candidate:
         """Two candidates with the same key are the same strategy."""
         return (self.locations, self.order, self.cuts.tobytes())
 
+    def again(self, steps: int, warmth: float = START_TEMPERATURE) -> Start:
+        """It, to be annealed once more."""
+        return Start(self.locations, self.order, self.cuts, steps, warmth)
+
 
 class JointSearch:
-    """The state of one search: simulators made so far and the pool of the best candidates."""
+    """The state of one search: tables made so far and the pool of the best candidates."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
         self.pool: list[Candidate] = []
-        self._simulators: dict[tuple[tuple[int, ...], tuple[int, ...]], Simulator] = {}
+        self._simulator = lru_cache(SIMULATORS)(self._make_simulator)
         self._deadline = None if task.budget_s is None else time.perf_counter() + task.budget_s
 
-    def simulator(self, locations: tuple[int, ...], order: tuple[int, ...]) -> Simulator:
+    def simulator(self, locations: Locations, order: Order) -> Simulator:
         """The simulator of a scheme under an order."""
-        key = (locations, order)
-        if key not in self._simulators:
-            scheme = PartitionScheme(self.task.graph, locations)
-            self._simulators[key] = simulator_for(self.task, scheme, self.task.scenario.reordered(order))
-        return self._simulators[key]
+        return self._simulator(locations, order)
+
+    def _make_simulator(self, locations: Locations, order: Order) -> Simulator:
+        return simulator_for(
+            self.task, PartitionScheme(self.task.graph, locations), self.task.scenario.reordered(order)
+        )
+
+    @cached_property
+    def kinds(self) -> tuple[int, ...]:
+        """See `twins`: of the task's providers."""
+        return twins(self.simulator((0,), tuple(range(len(self.task.scenario.providers)))))
 
     def spent(self) -> float:
         """Share of the time budget that is used up; 0 without a budget."""
@@ -81,21 +118,21 @@ class JointSearch:
             return 0.0
         return min(1.0, 1.0 - (self._deadline - time.perf_counter()) / self.task.budget_s)
 
-    def screen(self, schemes: list[tuple[int, ...]], orders: list[tuple[int, ...]]) -> None:
+    def screen(self, schemes: list[Locations], orders: list[Order]) -> None:
         """Fill the pool: all schemes under all orders, halved round by round."""
-        found = []
+        begin = []
         for locations, order in itertools.product(schemes, orders):
             simulator = self.simulator(locations, order)
-            choices = starts(simulator) if latency_only(simulator) else starts_for_goals(simulator)
+            choices = starting_plans(simulator)
             best = choices[np.argsort(simulator.score(choices), kind="stable")[:2]]
-            found.append(min((self._anneal(locations, order, c, SCREEN_STEPS) for c in best), key=_score))
-            if self.spent() > 0.3:
-                break
+            begin += [Start(locations, order, cuts, SCREEN_STEPS) for cuts in best]
+        tried = sorted(self._anneal(begin, until=0.3), key=_score, reverse=True)
+        found = list({(c.locations, c.order): c for c in tried}.values())  # the better of each two
         steps = SCREEN_STEPS
         while len(found) > POOL:
             steps *= 4
             found = sorted(found, key=_score)[: max(POOL, len(found) // 3)]
-            found = [self._again(c, steps) for c in found if self.spent() < 0.5] or found
+            found = self._anneal([c.again(steps) for c in found], until=0.5)
         self.pool = sorted(found, key=_score)[:POOL]
 
     def adopt(self, candidates: list[Candidate]) -> None:
@@ -104,10 +141,10 @@ class JointSearch:
             simulator = self.simulator(c.locations, c.order)
             self.keep(replace(c, score=float(simulator.score(c.cuts[None])[0])))
 
-    def mend(self, schemes: list[tuple[int, ...]], orders: list[tuple[int, ...]], rounds: int) -> None:
+    def mend(self, schemes: list[Locations], orders: list[Order], rounds: int) -> None:
         """If no plan in the pool keeps to the goals' limits, look for one without regard to what is to be minimised.
 
-        That is a search like this one with `rounds` variations, or for half of the time that is left.
+        That is a search like this one with `rounds` rounds of variation, or for half of the time that is left.
         """
         goals = self.task.goals
         weights = {name: 1.0 / max(x, 1e-9) for name, x in zip(GOALS, goals.limits, strict=True) if x is not None}
@@ -126,14 +163,12 @@ class JointSearch:
 
         That is the work from share `begin` to share `end` of the whole.
         """
-        rng = self.task.rng
         for n in itertools.count():
             share = self.spent() if self._deadline is not None else begin + (end - begin) * (n / rounds)
             self.task.progress(min(share, 1.0), self.strategy(self.pool[0]).latency_ms)
             if share >= end:
                 return
-            parent = self.pool[int(len(self.pool) * rng.random() ** 2)]
-            self.keep(self._variation(parent))
+            self._round(end)
 
     def best(self) -> Strategy:
         """The best strategy so far."""
@@ -145,45 +180,54 @@ class JointSearch:
         latency = candidate.score if simulator.aim is None else float(simulator.evaluate(candidate.cuts[None])[0])
         return Strategy(simulator.scheme, simulator.scenario, candidate.cuts, latency)
 
-    def _variation(self, parent: Candidate) -> Candidate:
-        kind = self.task.rng.random()
-        locations, order = parent.locations, parent.order
-        if kind < 0.4:
-            locations = _move_location(self.task.graph, locations, self.task.rng)
-        elif kind < 0.6 and len(order) > 1:
-            a, b = self.task.rng.choice(len(order), 2, replace=False)
-            swapped = list(order)
-            swapped[a], swapped[b] = swapped[b], swapped[a]
-            order = tuple(swapped)
-        cuts = map_cuts(self.task.graph, parent.locations, parent.cuts, locations)
-        warmth = START_TEMPERATURE * (0.2 + 0.8 * self.task.rng.random())
-        return self._anneal(locations, order, cuts, ROUND_STEPS, warmth)
+    def _round(self, until: float) -> None:
+        rng = self.task.rng
+        parents = (self.pool[int(len(self.pool) * rng.random() ** 2)] for _ in range(CHILDREN))
+        tried = sorted(self._anneal([self._child(parent) for parent in parents], until), key=_score)
+        chosen = [c.again(ROUND_STEPS, START_TEMPERATURE * (0.07 + 0.63 * rng.random())) for c in tried[:CHOSEN]]
+        for candidate in [*self._anneal(chosen, until), *tried[CHOSEN:]]:
+            self.keep(candidate)
 
-    def _again(self, candidate: Candidate, steps: int) -> Candidate:
-        return self._anneal(candidate.locations, candidate.order, candidate.cuts, steps)
+    def _child(self, parent: Candidate) -> Start:
+        """A variation: other partition locations, another order, both or, in a quarter of the cases, neither."""
+        graph, rng = self.task.graph, self.task.rng
+        locations, order, cuts = parent.locations, parent.order, parent.cuts
+        kind = rng.random()
+        if kind < 0.45:
+            for _ in range(1 if rng.random() < 0.7 else 2):
+                locations = move_location(graph, locations, rng)
+            cuts = map_cuts(graph, parent.locations, cuts, locations)
+        if 0.35 <= kind < 0.75 and len(order) > 1:
+            order, cuts = move_order(order, cuts, self.kinds, rng)
+        return Start(locations, settled(order, self.kinds), cuts, TRIAL_STEPS, 0.3 * START_TEMPERATURE * rng.random())
 
-    def _anneal(
-        self,
-        locations: tuple[int, ...],
-        order: tuple[int, ...],
-        cuts: IntArray,
-        steps: int,
-        warmth: float = START_TEMPERATURE,
-    ) -> Candidate:
-        found, score = anneal(self.simulator(locations, order), cuts, steps, self.task.rng, warmth)
-        return Candidate(locations, order, found, score)
+    def _anneal(self, begin: list[Start], until: float) -> list[Candidate]:
+        """What comes of each start, in their order; only of the first ones if the budget is spent to share `until`."""
+        found: list[Candidate] = []
+        with ThreadPoolExecutor(config.NUMBA_NUM_THREADS) as threads:  # type: ignore[attr-defined]
+            for at in range(0, len(begin), TOGETHER):
+                if at > 0 and self.spent() >= until:
+                    break
+                some = begin[at : at + TOGETHER]
+                found += threads.map(self._annealed, some, self.task.rng.spawn(len(some)))
+        return found
+
+    def _annealed(self, start: Start, rng: np.random.Generator) -> Candidate:
+        simulator = self.simulator(start.locations, start.order)
+        cuts, score = anneal(simulator, start.cuts, start.steps, rng, start.warmth)
+        return Candidate(start.locations, start.order, cuts, score)
 
     def keep(self, candidate: Candidate) -> None:
-        """Take a candidate into the pool, which stays wide: of one scheme and order only the two best stay."""
+        """Take a candidate into the pool, which stays wide: of one scheme and order only the two best stay.
+
+        Of one score the latest stays: mostly it is the same plan, written with other locations or another order.
+        """
+        equal = [c for c in self.pool if math.isclose(c.score, candidate.score, rel_tol=1e-9)]
         same = [c for c in self.pool if (c.locations, c.order) == (candidate.locations, candidate.order)]
-        if any(c.key == candidate.key for c in same):
+        leaving = equal[:1] or sorted(same, key=_score)[1:]
+        if leaving and not equal and leaving[0].score <= candidate.score:
             return
-        if len(same) >= 2:
-            worst = max(same, key=_score)
-            if worst.score <= candidate.score:
-                return
-            self.pool = [c for c in self.pool if c is not worst]
-        self.pool = sorted([*self.pool, candidate], key=_score)[:POOL]
+        self.pool = sorted([*(c for c in self.pool if c not in leaving), candidate], key=_score)[:POOL]
 
 
 class Search(Planner):
@@ -206,147 +250,7 @@ class Search(Planner):
         return search.best()
 
 
-@dataclass(frozen=True)
-class FrontPoint:
-    """A plan on a front: `value` is its other goal."""
-
-    strategy: Strategy
-    latency_ms: float
-    value: float
-
-
-FRONT_ROUNDS = 12
-"""Variations tried for each point of a front when no budget is given."""
-
-
-class Front:
-    """Latency against another goal (of `GOALS`, by its place): the search for the plans of which none beats another.
-
-    Both goals are minimised alone, then latency under limits between the two values of the other. Each search begins
-    with all that the ones before found. The task's limits hold at every point; what it minimises does not count.
-    """
-
-    def __init__(self, task: Task, against: int, points: int) -> None:
-        self.task, self.against, self.points = task, against, max(points, 2)
-        self._known: dict[tuple[object, ...], Candidate] = {}
-        self._schemes: list[tuple[int, ...]] = []
-        self._orders: list[tuple[int, ...]] = []
-        self._done = 0
-        self._judges = [
-            JointSearch(replace(task, goals=goals))
-            for goals in (replace(task.goals, minimise={GOALS[against]: 1.0}), Goals({GOALS[against]: 1.0}))
-        ]
-
-    def search(self) -> list[FrontPoint]:
-        """The front, fastest first; empty if the task's limits cannot be kept."""
-        fastest = self._point(self._solve({"latency": 1.0}, None))
-        little = 1e-3 * fastest.value / fastest.latency_ms  # of two that are alike in the other goal, the faster
-        least = self._point(self._solve({GOALS[self.against]: 1.0, "latency": little}, None))
-        for n in range(1, self.points - 1):
-            limit = least.value + (fastest.value - least.value) * (1.0 - n / (self.points - 1))
-            self._solve({"latency": 1.0}, limit)
-        found = [self._point(c) for c in self._known.values() if self._keeps(c)]
-        front: list[FrontPoint] = []
-        for point in sorted(found, key=lambda p: (p.latency_ms, p.value)):
-            if not front or point.value < front[-1].value:
-                front.append(point)
-        return _spread(front, self.points)
-
-    def _solve(self, minimise: dict[str, float], limit: float | None) -> Candidate:
-        goals = replace(self.task.goals, minimise=minimise)
-        goals = goals if limit is None else goals.limited(self.against, limit)
-        done = self._done
-
-        def progress(share: float, latency_ms: float) -> None:
-            self.task.progress((done + share) / self.points, latency_ms)
-
-        budget_s = None if self.task.budget_s is None else self.task.budget_s / self.points
-        search = JointSearch(replace(self.task, goals=goals, budget_s=budget_s, progress=progress))
-        if not self._schemes:
-            self._schemes, self._orders = candidate_schemes(search.task), candidate_orders(search)
-        search.screen(self._schemes, self._orders)
-        self._schemes, self._orders = self._schemes[:1], self._orders[:1]
-        search.adopt(list(self._known.values()))
-        search.mend(self._schemes, self._orders, FRONT_ROUNDS // 2)
-        search.vary(FRONT_ROUNDS)
-        self._known.update((c.key, c) for c in search.pool)
-        self._done += 1
-        return search.pool[0]
-
-    def _point(self, candidate: Candidate) -> FrontPoint:
-        strategy = self._judges[1].strategy(candidate)
-        return FrontPoint(strategy, strategy.latency_ms, self._scores(candidate)[1])
-
-    def _keeps(self, candidate: Candidate) -> bool:
-        """Whether a plan keeps to the task's limits, which its score shows, and bars."""
-        limited, free = self._scores(candidate)
-        return limited <= free and self._point(candidate).latency_ms < BARRED_MS
-
-    def _scores(self, candidate: Candidate) -> list[float]:
-        """The other goal, with penalties for the task's limits, and by itself."""
-        simulators = [judge.simulator(candidate.locations, candidate.order) for judge in self._judges]
-        return [float(simulator.score(candidate.cuts[None])[0]) for simulator in simulators]
-
-
-def _spread(front: list[FrontPoint], most: int) -> list[FrontPoint]:
-    """At most so many points: both ends, and those nearest to even steps of the other goal."""
-    if len(front) <= most:
-        return front
-    values = np.array([point.value for point in front])
-    wanted = np.linspace(values[0], values[-1], most)
-    chosen = sorted({0, len(front) - 1, *(int(np.argmin(np.abs(values - value))) for value in wanted)})
-    return [front[i] for i in chosen]
-
-
-def candidate_schemes(task: Task) -> list[tuple[int, ...]]:
-    """LC-PSS at several alpha, and the whole model as one volume; distinct, in a fixed order.
-
-    All are cut around the layers that not everybody may compute, lest that extend to their neighbours.
-    """
-    fences, providers = _fences(task), len(task.scenario.providers)
-    found = [tuple(sorted({0, *fences}))]
-    for alpha in ALPHAS:
-        locations = lcpss(task.graph, providers, alpha, SAMPLES, task.rng).locations
-        locations = tuple(sorted({*locations, *fences}))
-        if locations not in found:
-            found.append(locations)
-    return found
-
-
-def _fences(task: Task) -> set[int]:
-    """Cut points next to where providers are barred."""
-    points = (*task.graph.cut_points, len(task.graph.layers))
-    barred = {i for name in task.scenario.provider_names for i in task.goals.barred_layers(task.graph, name)}
-    before = {max(p for p in points if p <= max(i, 0)) for i in barred}
-    after = {min(p for p in points if p > max(i, 0)) for i in barred}
-    return (before | after) - {len(task.graph.layers)}
-
-
-def latency_only(simulator: Simulator) -> bool:
-    """Whether latency alone decides, and everybody may compute everything."""
-    return simulator.aim is None and simulator.barred is None
-
-
-def starts_for_goals(simulator: Simulator) -> IntArray:
-    """(n, volumes, providers + 1): `starts`, and the best k providers by what each is worth alone, and by reliability.
-
-    Who is barred from a volume leaves its rows to the others.
-    """
-    free, heights = simulator.unbarred(), simulator.heights
-    rates = capability(free)
-    worths = [free.score(free.single_device_cuts())]
-    if simulator.aim is not None:
-        worths.append(-simulator.aim.works)
-    found = [starts(free)]
-    for ranking in (np.argsort(worth, kind="stable") for worth in worths):
-        for k in range(1, simulator.providers + 1):
-            shares = np.zeros_like(rates)
-            shares[ranking[:k]] = rates[ranking[:k]]
-            found.append(proportional_cuts(heights, shares)[None])
-    return simulator.permitted(np.concatenate(found))
-
-
-def candidate_orders(search: JointSearch) -> list[tuple[int, ...]]:
+def candidate_orders(search: JointSearch) -> list[Order]:
     """The scenario's order, strongest first, strongest in the middle; every order of up to four providers.
 
     Mirror images count as one. Inner parts have two halos, so it matters who stands inside.
@@ -354,39 +258,11 @@ def candidate_orders(search: JointSearch) -> list[tuple[int, ...]]:
     count = len(search.task.scenario.providers)
     plain = tuple(range(count))
     if count <= 4:
-        return [order for order in itertools.permutations(plain) if order <= order[::-1]]
-    ranking = np.argsort(-capability(search.simulator((0,), plain).unbarred()), kind="stable").tolist()
-    middle = tuple(ranking[1::2][::-1] + ranking[::2])
-    return list(dict.fromkeys([plain, tuple(ranking), middle]))
-
-
-def map_cuts(graph: LayerGraph, old: tuple[int, ...], cuts: IntArray, new: tuple[int, ...]) -> IntArray:
-    """`cuts` of the scheme `old` carried over to `new`: each volume is cut as the old one that held its last layer."""
-    if old == new:
-        return cuts
-    ends = [*new[1:], len(graph.layers)]
-    heights = np.array([graph.layers[end - 1].height for end in ends])
-    source = np.searchsorted(np.array(old), np.array(ends) - 1, side="right") - 1
-    fractions = cuts[source] / cuts[source, -1:]
-    mapped: IntArray = np.rint(fractions * heights[:, None]).astype(np.int64)
-    return mapped
-
-
-def _move_location(graph: LayerGraph, locations: tuple[int, ...], rng: np.random.Generator) -> tuple[int, ...]:
-    """One partition location added, removed, or shifted to a neighbouring partition point."""
-    points = list(graph.cut_points)
-    inner, free = list(locations[1:]), [p for p in points if p not in locations]
-    kind = rng.random()
-    if inner and (kind < 0.4 or not free):
-        inner.remove(inner[int(rng.random() * len(inner))])
-    elif free and (kind < 0.7 or not inner):
-        inner.append(free[int(rng.random() * len(free))])
-    elif inner:
-        at = int(rng.random() * len(inner))
-        place = points.index(inner[at]) + (1 if rng.random() < 0.5 else -1)
-        if 0 < place < len(points) and points[place] not in inner:
-            inner[at] = points[place]
-    return (0, *sorted(inner))
+        orders = [order for order in itertools.permutations(plain) if order <= order[::-1]]
+    else:
+        ranking = np.argsort(-capability(search.simulator((0,), plain).unbarred()), kind="stable").tolist()
+        orders = [plain, tuple(ranking), tuple(ranking[1::2][::-1] + ranking[::2])]
+    return list(dict.fromkeys(settled(order, search.kinds) for order in orders))
 
 
 def _score(candidate: Candidate) -> float:

@@ -28,8 +28,8 @@ providers:
 
 @pytest.fixture(autouse=True)
 def _little_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("ROUNDS", 10), ("FRONT_ROUNDS", 5), ("ROUND_STEPS", 2000)):
-        monkeypatch.setattr(f"distredge.planners.search.{name}", value)
+    monkeypatch.setattr("distredge.planners.search.ROUNDS", 3)
+    monkeypatch.setattr("distredge.planners.front.FRONT_ROUNDS", 2)
 
 
 @pytest.fixture

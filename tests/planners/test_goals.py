@@ -32,8 +32,8 @@ def graph(tmp_path: Path) -> LayerGraph:
 
 @pytest.fixture(autouse=True)
 def _little_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("ROUNDS", 40), ("FRONT_ROUNDS", 15), ("ROUND_STEPS", 4000)):
-        monkeypatch.setattr(f"distredge.planners.search.{name}", value)
+    monkeypatch.setattr("distredge.planners.search.ROUNDS", 10)
+    monkeypatch.setattr("distredge.planners.front.FRONT_ROUNDS", 5)
 
 
 def devices(count: int = 2, memory_mb: float | None = None) -> Scenario:

@@ -13,12 +13,13 @@ from distredge.model.graph import LayerGraph
 from distredge.model.load import load_model
 from distredge.planners import METHODS, planner
 from distredge.planners.base import make_plan
-from distredge.planners.search import map_cuts
+from distredge.planners.moves import map_cuts, move_location, move_order, settled, twins
+from distredge.planners.search import JointSearch
 from distredge.plans.scheme import PartitionScheme
 from distredge.scenario import Scenario
 from distredge.simulate.anneal import anneal
 from distredge.simulate.simulator import Simulator
-from distredge.testing.toy_devices import ToyProfile, random_scenario, toy_scenario
+from distredge.testing.toy_devices import ToyProfile, random_cuts, random_scenario, toy_scenario
 from distredge.testing.toy_models import residual, save_model
 
 LEARNT = {"osds", "osds-paper"}  # tests of their own: test_osds_planner.py
@@ -115,6 +116,47 @@ def test_map_cuts_keeps_proportions() -> None:
         [0, 28, 28],
         [0, 7, 7],
     ]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_moves_make_valid_strategies_and_twins_make_no_difference(graph: LayerGraph, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    kinds = [ToyProfile("quick", 0.1, 0.5), ToyProfile("slow", 0.1, 2.0)]
+    scenario = toy_scenario([kinds[0], kinds[1], kinds[0], kinds[1], kinds[0]], [50.0, 50.0, 50.0, 20.0, 50.0])
+    locations, order = (0,), (0, 1, 2, 3, 4)
+    cuts = random_cuts(rng, np.array([graph.layers[-1].height]), 5, 1)[0]
+    same = twins(Simulator(graph, scenario, PartitionScheme(graph, locations)))
+    assert len(set(same)) == 3 and same[0] == same[2] == same[4]
+    for _ in range(10):
+        moved = move_location(graph, locations, rng)
+        cuts, locations = map_cuts(graph, locations, cuts, moved), moved
+        order, cuts = move_order(order, cuts, same, rng)
+        scheme = PartitionScheme(graph, locations)
+        latency = Simulator(graph, scenario.reordered(order), scheme).evaluate(cuts[None])[0]
+        settled_order = settled(order, same)
+        assert sorted(settled_order) == [0, 1, 2, 3, 4]
+        again = Simulator(graph, scenario.reordered(settled_order), scheme).evaluate(cuts[None])[0]
+        assert again == pytest.approx(latency, rel=1e-12)
+
+
+def test_search_finds_the_same_on_any_number_of_threads(graph: LayerGraph, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distredge.planners.search.ROUNDS", 5)
+    scenario = random_scenario(np.random.default_rng(8), 4)
+    found = []
+    for threads in (1, 3):
+        monkeypatch.setattr("distredge.planners.search.config.NUMBA_NUM_THREADS", threads)
+        found.append(plan(graph, scenario, "search", seed=2).model_dump_json())
+    assert found[0] == found[1]
+
+
+def test_the_screen_takes_up_plans_from_elsewhere(graph: LayerGraph, monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = random_scenario(np.random.default_rng(9), 3)
+    known = planner("search").plan(make_task(graph, scenario, 0, None, None))
+    place = tuple(scenario.provider_names.index(name) for name in known.scenario.provider_names)
+    monkeypatch.setattr("distredge.planners.search.starting_plans", lambda simulator: known.cuts[None])
+    search = JointSearch(make_task(graph, scenario, 1, None, None))
+    search.screen([known.scheme.locations], [place])
+    assert search.pool[0].score <= known.latency_ms
 
 
 def test_unknown_method_names_the_nearest() -> None:
