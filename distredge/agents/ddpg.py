@@ -9,7 +9,6 @@ import torch
 from stable_baselines3 import DDPG
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
-from stable_baselines3.common.utils import polyak_update
 from torch.nn import functional
 
 from distredge.agents.elites import ElitePool
@@ -17,7 +16,7 @@ from distredge.agents.noise import Exploration
 from distredge.agents.settings import Elites, Network, Settings
 from distredge.envs.vector_env import LockstepVecEnv
 
-_OWN = ["settings", "explore", "elites", "episode", "share", "_rng", "_elite_batch"]
+_OWN = ["settings", "explore", "elites", "episode", "share", "_rng", "_elite_batch", "_followed", "_targets"]
 
 
 class SeededBuffer(ReplayBuffer):
@@ -93,6 +92,8 @@ class SplitDdpg(DDPG):
             device="cpu",
         )
         self._shrink_last_layer(settings.first_actions)
+        self._followed: list[torch.Tensor] = [*self.critic.parameters(), *self.actor.parameters()]
+        self._targets: list[torch.Tensor] = [*self.critic_target.parameters(), *self.actor_target.parameters()]
 
     def _shrink_last_layer(self, factor: float) -> None:
         with torch.no_grad():
@@ -124,12 +125,17 @@ class SplitDdpg(DDPG):
         for _ in range(gradient_steps):
             batch = self._batch(batch_size)
             losses.append((self._update_critic(batch), self._update_actor(batch)))
-            polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
-            polyak_update(self.actor.parameters(), self.actor_target.parameters(), self.tau)
+            self._follow()
         self._n_updates += gradient_steps
         critic_loss, actor_loss = np.mean(losses, axis=0)
         self.logger.record_mean("train/critic_loss", float(critic_loss))
         self.logger.record_mean("train/actor_loss", float(actor_loss))
+
+    def _follow(self) -> None:
+        """Let the target networks follow, all tensors in one call."""
+        with torch.no_grad():
+            torch._foreach_mul_(self._targets, 1.0 - self.tau)
+            torch._foreach_add_(self._targets, self._followed, alpha=self.tau)
 
     def _set_learning_rate(self, optimizer: torch.optim.Optimizer, network: Network) -> None:
         rate = network.learning_rate * (network.final_learning_rate / network.learning_rate) ** self.share
@@ -154,7 +160,7 @@ class SplitDdpg(DDPG):
             distance = (actions[-count:] - batch.actions[-count:]).square().mean(dim=1, keepdim=True)
             loss = loss + (batch.pull * distance).mean()
         self.actor.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward(inputs=list(self.actor.parameters()))  # type: ignore[no-untyped-call] # not the critic's gradients
         self.actor.optimizer.step()
         return loss.item()
 

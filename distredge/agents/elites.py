@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from distredge.envs.encode import Float32Array, Formulation
+from distredge.envs.encode import AnyFormulation, Float32Array
 from distredge.envs.mdp import SplitMdp
 from distredge.simulate.kernel import FloatArray, IntArray
 from distredge.simulate.simulator import Simulator
@@ -23,7 +23,7 @@ class Transitions(NamedTuple):
     returns: Float32Array
 
 
-def replay(simulator: Simulator, formulation: Formulation, cuts: IntArray, gamma: float) -> Transitions:
+def replay(simulator: Simulator, formulation: AnyFormulation, cuts: IntArray, gamma: float) -> Transitions:
     """The transitions of the episodes that make `cuts` (episodes, volumes, providers + 1)."""
     mdp = SplitMdp(simulator, formulation)
     actions = np.stack([formulation.actions(plan) for plan in cuts])
@@ -45,7 +45,7 @@ def replay(simulator: Simulator, formulation: Formulation, cuts: IntArray, gamma
 class ElitePool:
     """The `keep` best distinct plans, best first."""
 
-    def __init__(self, simulator: Simulator, formulation: Formulation, keep: int, gamma: float) -> None:
+    def __init__(self, simulator: Simulator, formulation: AnyFormulation, keep: int, gamma: float) -> None:
         self._simulator = simulator
         self._formulation = formulation
         self._keep = keep

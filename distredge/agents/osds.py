@@ -11,6 +11,7 @@ import torch
 
 from distredge.agents.settings import Settings
 from distredge.agents.training import Progress, Training, TrainingResult
+from distredge.agents.watch import Watch
 from distredge.errors import InputError
 from distredge.simulate.kernel import IntArray
 from distredge.simulate.simulator import Simulator
@@ -26,6 +27,7 @@ def train(
     out: Path | None = None,
     resume: bool = False,
     progress: Progress = lambda share, latency_ms: None,
+    watch: Watch | None = None,
 ) -> TrainingResult:
     """Train an agent on one simulator (one model, scenario, partition scheme and order of providers).
 
@@ -33,7 +35,8 @@ def train(
     providers + 1) are plans that a new training begins with: they count as seen. In `out`, if given, are kept the best
     plan, checkpoints and TensorBoard logs (see `checkpoint.py`), and Ctrl-C ends the training with what it has;
     `resume` continues from there: without a budget a resumed training does the episodes that were left, with the same
-    random numbers if it was stopped at a checkpoint. `progress` is called with the share done and the best latency.
+    random numbers if it was stopped at a checkpoint. `progress` is called with the share done and the best latency;
+    `watch` says what else the logs show.
 
     Where Algorithm 2 is open, see docs/agent.md, "Differences from the paper". Raises `InputError` if there are fewer
     than two providers, or nothing that fits to resume.
@@ -43,9 +46,9 @@ def train(
     if out is not None:
         _make_folder(out)
     with _quiet_torch(int(rng.integers(2**63))):
-        training = Training(simulator, settings, rng, budget_s, out, progress)
+        training = Training(simulator, settings, rng, budget_s, out, progress, watch or Watch())
         if resume:
-            training.restore()
+            training.resume()
         else:
             training.begin(seeds)
         return training.run()

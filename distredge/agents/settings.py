@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+import yaml
+from pydantic import Field, ValidationError
 
-from distredge.config import Frozen, read_yaml
+from distredge.config import Frozen, read_yaml, validate
 from distredge.errors import InputError, UnknownNameError
 from distredge.resources import shipped
 
@@ -87,14 +89,14 @@ class Screen(Frozen):
     """Before the training, a short search chooses partition scheme and order of the providers (not in the paper)."""
 
     share: float = Field(gt=0, lt=1, description="of a time budget; without one, a fixed number of evaluations")
-    rounds: int = Field(ge=0, description="variations of the best candidates when there is no time budget")
+    rounds: int = Field(ge=1, description="rounds of variation when there is no time budget")
     seed_elites: bool = Field(description="whether the agent's elites begin with the plans that the search found")
 
 
 class Settings(Frozen):
     """Everything that decides how an agent is trained, but the seed. Optional sections: null turns them off."""
 
-    formulation: Literal["default", "paper"] = Field(description="of the MDP, see distredge/envs/encode.py")
+    formulation: Literal["default", "even", "paper"] = Field(description="of the MDP, see distredge/envs/encode.py")
     screen: Screen | None = Field(description="null: LC-PSS at alpha 0.75, providers in the scenario's order")
     episodes: int = Field(ge=1, description="in all; with a time budget see `until_budget`")
     until_budget: bool = Field(
@@ -117,12 +119,67 @@ class Settings(Frozen):
     distillation: Distillation | None = None
 
 
-def load_settings(name: str | Path) -> Settings:
-    """A shipped preset (`default`, `paper`), or a YAML file; raises `UnknownNameError` or `InputError`."""
+def load_settings(name: str | Path, changes: Sequence[str] = ()) -> Settings:
+    """A shipped preset (`default`, `paper`), or a YAML file; raises `UnknownNameError` or `InputError`.
+
+    Each of `changes` is `KEY=VALUE`: a key with dots for what lies deeper, a value in YAML, for example
+    `actor.learning_rate=3e-4` or `polish=null`. Raises `InputError` naming the key and what is allowed.
+    """
     known = {
         key.removeprefix(PREFIX): path for key, path in shipped("agents", SUFFIX).items() if key.startswith(PREFIX)
     }
     path = known.get(str(name)) or Path(name)
     if not path.is_file() and path.suffix not in {".yaml", ".yml"}:
         raise UnknownNameError("preset", str(name), known, "(or give the path of a .yaml file)")
-    return read_yaml(path, Settings, InputError)
+    settings = read_yaml(path, Settings, InputError)
+    return changed(settings, changes) if changes else settings
+
+
+def changed(settings: Settings, changes: Sequence[str]) -> Settings:
+    """The settings with some of them changed: see `load_settings`."""
+    data = settings.model_dump(mode="json")
+    for change in changes:
+        key, equals, text = change.partition("=")
+        *above, last = key.split(".")
+        if not equals or not last:
+            raise InputError(f"'{change}' is not of the form KEY=VALUE, such as actor.learning_rate=3e-4")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as exc:
+            raise InputError(f"'{change}': the value is not valid YAML") from exc
+        at = data
+        for name in above:
+            if not isinstance(at.get(name), dict):
+                at[name] = {}  # a section that was off, or none: what is missing or wrong is said below
+            at = at[name]
+        at[last] = value
+    try:
+        return validate(data, Settings, InputError, "the changed settings")
+    except InputError as exc:
+        raise InputError(f"{exc}{_allowed(exc.__cause__)}") from exc
+
+
+def _allowed(cause: BaseException | None) -> str:
+    """The range of the field that a validation names first, in words."""
+    if not isinstance(cause, ValidationError):
+        return ""
+    part: dict[str, Any] = (schema := Settings.model_json_schema())
+    for step in cause.errors()[0]["loc"]:
+        choices = [_resolved(schema, c) for c in (part, *part.get("anyOf", ()), *part.get("oneOf", ()))]
+        inner = (c["properties"][step] for c in choices if step in c.get("properties", {}))
+        part = next(inner, part)  # the tag of a union and the place in a list change nothing
+    bounds = [f"{words} {part[name]:g}" for name, words in _BOUNDS.items() if name in part]
+    return f" (allowed: {', '.join(bounds)})" if bounds else ""
+
+
+def _resolved(schema: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = schema["$defs"][part["$ref"].rsplit("/", 1)[1]] if "$ref" in part else part
+    return found
+
+
+_BOUNDS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "more than",
+    "maximum": "at most",
+    "exclusiveMaximum": "less than",
+}

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import io
 import math
 import time
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 
-from distredge.agents.checkpoint import AGENT, BestPlan, damaged, load_checkpoint, read_best, save_checkpoint
+from distredge.agents.actor_file import Actor
+from distredge.agents.callbacks import GREEDY_TAG, callbacks_of
+from distredge.agents.checkpoint import AGENT, BestPlan, read_best
 from distredge.agents.ddpg import SplitDdpg
 from distredge.agents.elites import ElitePool
 from distredge.agents.noise import make_exploration
-from distredge.agents.policy import distil, greedy_rollout
+from distredge.agents.policy import actor_of, distil
 from distredge.agents.settings import Polish, Settings
+from distredge.agents.snapshot import packed_agent, restore_state, save_state
+from distredge.agents.watch import Watch
+from distredge.envs.encode import FORMULATIONS
 from distredge.envs.mdp import SplitMdp
-from distredge.envs.split_env import FORMULATIONS
 from distredge.envs.vector_env import LockstepVecEnv
-from distredge.errors import InputError
 from distredge.resources import write_atomically
 from distredge.simulate.anneal import anneal
 from distredge.simulate.kernel import FloatArray, IntArray
@@ -42,7 +40,8 @@ CHECKPOINT_EVERY_S = 10.0
 DISTILLATION_SHARE = 0.1
 """Part of a time budget that is kept for the distillation."""
 
-_BUFFER = ("observations", "actions", "next_observations", "dones", "rewards")
+_NO_END = 10**12
+"""Steps that no training reaches."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +49,14 @@ class TrainingResult:
     """What a training found.
 
     `best_cuts` (volumes, providers + 1) and `best_latency_ms`: the best plan seen (R_s*, T* of Algorithm 2).
-    `policy_latency_ms`: of the plan that the greedy policy makes, run in the MDP; that policy is the one of the
-    episode of the best plan (Actor* of Algorithm 2) or, with distillation, the distilled one. `episodes` counts
-    those before a resumption too, `seconds` do not.
+    `actor` is the greedy policy: that of the episode of the best plan (Actor* of Algorithm 2) or, with distillation,
+    the distilled one; `policy_latency_ms` of the plan that it makes, run in the MDP. `episodes` counts those before a
+    resumption too, `seconds` do not.
     """
 
     best_cuts: IntArray
     best_latency_ms: float
+    actor: Actor
     policy_latency_ms: float
     episodes: int
     seconds: float
@@ -74,61 +74,89 @@ class Training:
         budget_s: float | None,
         out: Path | None,
         progress: Progress,
+        watch: Watch,
     ) -> None:
         self.simulator = simulator
         self.settings = settings
-        self._rng = rng
+        self.rng = rng
         self._began = time.perf_counter()
         self._budget_s = budget_s
-        self._out = out
+        self.out = out
         self._progress = progress
+        self._watch = watch
         self.episodes = 0
-        self._batches = 0
+        self.batches = 0
         self._saved_at = -math.inf
         self.best_latency_ms = math.inf
         self.best_cuts: IntArray | None = None
-        self._best_policy: dict[str, torch.Tensor] = {}
-        self._mdp = SplitMdp(simulator, FORMULATIONS[settings.formulation](simulator))
-        self._elites = self._make_elites()
-        explore = make_exploration(settings, simulator.providers, self._elites, rng)
-        self.agent = SplitDdpg(LockstepVecEnv(self._mdp, settings.environments), settings, explore, self._elites, rng)
+        self.best_policy: dict[str, torch.Tensor] = {}
+        self.keeps_policy = settings.distillation is None
+        self._policy_is_due = False
+        self.greedy_ms = math.nan
+        self._formulation = FORMULATIONS[settings.formulation](simulator)
+        self._mdp = SplitMdp(simulator, self._formulation)
+        self.elites = self._make_elites()
+        explore = make_exploration(settings, simulator.providers, self.elites, rng)
+        self.agent = SplitDdpg(LockstepVecEnv(self._mdp, settings.environments), settings, explore, self.elites, rng)
         self.agent.set_logger(Logger(str(out) if out else None, [TensorBoardOutputFormat(str(out))] if out else []))
 
     def _make_elites(self) -> ElitePool | None:
         if self.settings.elites is None:
             return None
-        return ElitePool(self.simulator, self._mdp.formulation, self.settings.elites.keep, self.settings.gamma)
+        return ElitePool(self.simulator, self._formulation, self.settings.elites.keep, self.settings.gamma)
 
     def begin(self, seeds: IntArray | None) -> None:
         """Take note of what is known beforehand: the `seeds` and, with elites, plans in proportion to capability."""
         known = [] if seeds is None else [seeds]
-        if self._elites is not None:
+        if self.elites is not None:
             known.append(starts(self.simulator))
         for plans in known:
             self.seen(plans, self.simulator.evaluate(plans))
+
+    def resume(self) -> None:
+        """Go on from the checkpoint in the folder; raises `InputError` if it is damaged or of another training."""
+        assert self.out is not None
+        restore_state(self, self.out)
+        self.agent.episode, self.agent.share = self.episodes + 1, self.share()
+        newer = np.array(read_best(self.out).cuts)[None]  # written whenever a better plan is found, so maybe later
+        self.seen(newer, self.simulator.evaluate(newer))
 
     def run(self) -> TrainingResult:
         """Train to the end, or until Ctrl-C if there is a folder to keep things in."""
         interrupted = False
         try:
-            if self.share() < 1.0 or self.best_cuts is None:  # at least one batch, however small the budget
-                self.agent.learn(10**12, callback=_Recorder(self), log_interval=10**12, reset_num_timesteps=False)
-            self._save_checkpoint()
+            self.learn()
+            self._checkpoint()
             self._set_policy()
         except KeyboardInterrupt:
-            if self._out is None or self.best_cuts is None:
+            if self.out is None or self.best_cuts is None:
                 raise
             interrupted = True
-            self._save_checkpoint()
-            if self.settings.distillation is None:
+            self.keep_policy()
+            self._checkpoint()
+            if self.keeps_policy:
                 self._set_policy()
-        finally:
-            self.agent.logger.close()
-        if self._out is not None:
-            write_atomically(self._out / AGENT, self._packed_agent())
+        result = self._result(interrupted)
+        if self.out is not None:
+            self.agent.logger.record(GREEDY_TAG, result.policy_latency_ms)
+            self.agent.logger.dump(self.episodes)
+            write_atomically(self.out / AGENT, packed_agent(self.agent))
+        self.agent.logger.close()
         if not interrupted:
             self._progress(1.0, self.best_latency_ms)
-        return self._result(interrupted)
+        return result
+
+    def learn(self) -> None:
+        """Do the episodes that are left; at least one batch, however small the budget."""
+        if self.share() >= 1.0 and self.best_cuts is not None:
+            return
+        left = (self.settings.episodes - self.episodes) * self._mdp.volumes
+        self.agent.learn(
+            left if self._budget_s is None else _NO_END,
+            callback=callbacks_of(self, self._watch),
+            log_interval=_NO_END,
+            reset_num_timesteps=False,
+        )
 
     def share(self) -> float:
         """Share of the training that is done, in [0, 1]: of the episodes, or of the time if there is a budget."""
@@ -142,65 +170,72 @@ class Training:
         """Since the beginning."""
         return time.perf_counter() - self._began
 
+    def actor(self) -> Actor:
+        """The greedy policy at this time."""
+        return actor_of(self.agent, self._formulation)
+
     def seen(self, cuts: IntArray, latency_ms: FloatArray) -> None:
-        """Take note of plans (n, volumes, providers + 1): keep the best, with critic and actor at this time."""
+        """Take note of plans (n, volumes, providers + 1), and keep the best."""
         at = int(np.argmin(latency_ms))
         if latency_ms[at] < self.best_latency_ms:
             self.best_latency_ms = float(latency_ms[at])
             self.best_cuts = cuts[at].copy()
-            self._best_policy = {name: value.clone() for name, value in self.agent.policy.state_dict().items()}
+            self._policy_is_due = self.keeps_policy
             self._write_best()
-        if self._elites is not None:
-            self._elites.offer(cuts, latency_ms)
+        if self.elites is not None:
+            self.elites.offer(cuts, latency_ms)
+
+    def keep_policy(self) -> None:
+        """Keep critic and actor if the episode just ended was the best (Algorithm 2, lines 24 to 26).
+
+        Called when they have learnt from its last step.
+        """
+        if self._policy_is_due:
+            self.best_policy = {name: value.clone() for name, value in self.agent.policy.state_dict().items()}
+            self._policy_is_due = False
 
     def batch_ended(self, cuts: IntArray, latency_ms: FloatArray) -> bool:
-        """Called when the episodes that ran together have ended; False when the training is to end."""
+        """Called when the episodes that ran together have ended; False when the budget is spent."""
         self.episodes += len(latency_ms)
-        self._batches += 1
+        self.batches += 1
         self.seen(cuts, latency_ms)
         polish = self.settings.polish
-        if polish is not None and self._batches % polish.every == 0:
+        if polish is not None and self.batches % polish.every == 0:
             self._polish(polish)
         share = self.share()
         self.agent.episode, self.agent.share = self.episodes + 1, share
-        self._log(latency_ms)
         self._progress(share, self.best_latency_ms)
-        return share < 1.0
+        return self._budget_s is None or share < 1.0
 
     def _polish(self, polish: Polish) -> None:
         assert self.best_cuts is not None
-        plans = self.best_cuts[None] if self._elites is None else self._elites.cuts
-        for start in self._rng.integers(len(plans), size=polish.runs):
-            found, latency = anneal(self.simulator, plans[start], polish.steps, self._rng, polish.warmth)
+        plans = self.best_cuts[None] if self.elites is None else self.elites.cuts
+        for start in self.rng.integers(len(plans), size=polish.runs):
+            found, latency = anneal(self.simulator, plans[start], polish.steps, self.rng, polish.warmth)
             self.seen(found[None], np.array([latency]))
-
-    def _log(self, latency_ms: FloatArray) -> None:
-        logger = self.agent.logger
-        if not logger.output_formats:
-            return
-        logger.record("latency_ms/best", self.best_latency_ms)
-        logger.record("latency_ms/episode", float(np.median(latency_ms)))
-        logger.record("train/noise", self.agent.explore.level(self.agent.episode))
-        logger.dump(self.episodes)
 
     def _set_policy(self) -> None:
         """Make the agent's policy the one that is reported."""
         assert self.best_cuts is not None
         if self.settings.distillation is None:
-            self.agent.policy.load_state_dict(self._best_policy)
+            self.agent.policy.load_state_dict(self.best_policy)
             return
         deadline = math.inf if self._budget_s is None else self._budget_s
-        distil(self.agent, self._mdp, self.best_cuts, self.settings.distillation, lambda: self.seconds() > deadline)
+        distil(
+            self.agent, self.simulator, self._formulation, self.best_cuts, self.settings.distillation,
+            lambda: self.seconds() > deadline,
+        )  # fmt: skip
 
     def _result(self, interrupted: bool) -> TrainingResult:
         assert self.best_cuts is not None
-        policy_ms = greedy_rollout(self.agent, self._mdp)[1]
+        actor = self.actor()
+        policy_ms = actor.rollout(self.simulator)[1]
         return TrainingResult(
-            self.best_cuts, self.best_latency_ms, policy_ms, self.episodes, self.seconds(), interrupted
+            self.best_cuts, self.best_latency_ms, actor, policy_ms, self.episodes, self.seconds(), interrupted
         )
 
     def _write_best(self) -> None:
-        if self._out is None or self.best_cuts is None:
+        if self.out is None or self.best_cuts is None:
             return
         simulator = self.simulator
         BestPlan(
@@ -210,103 +245,14 @@ class Training:
             locations=simulator.scheme.locations,
             cuts=tuple(tuple(int(c) for c in cuts) for cuts in self.best_cuts),
             latency_ms=self.best_latency_ms,
-        ).save(self._out)
+        ).save(self.out)
 
     def checkpoint_when_due(self) -> None:
         """Called before every step: saves between two batches of episodes, when the last time is long enough ago."""
         if self._mdp.volume == 0 and self.seconds() - self._saved_at > CHECKPOINT_EVERY_S:
-            self._save_checkpoint()
+            self._checkpoint()
 
-    def _packed_agent(self) -> bytes:
-        packed = io.BytesIO()
-        self.agent.save(packed)
-        return packed.getvalue()
-
-    def _save_checkpoint(self) -> None:
-        if self._out is None or self.best_cuts is None:
-            return
-        buffer = self.agent.replay_buffer
-        assert buffer is not None
-        meta: dict[str, Any] = {
-            "settings": self.settings.model_dump(mode="json"),
-            "model_sha256": self.simulator.graph.sha256,
-            "best_latency_ms": self.best_latency_ms,
-            "episodes": self.episodes,
-            "batches": self._batches,
-            "timesteps": self.agent.num_timesteps,
-            "buffer": [buffer.pos, buffer.full],
-            "rng": self._rng.bit_generator.state,
-        }
-        rows = buffer.size()
-        arrays: dict[str, npt.NDArray[Any]] = {f"buffer_{name}": getattr(buffer, name)[:rows] for name in _BUFFER}
-        arrays["best_cuts"] = self.best_cuts
-        if self._elites is not None:
-            arrays |= {"elite_cuts": self._elites.cuts, "elite_latency_ms": self._elites.latency_ms}
-        if self.settings.distillation is None:
-            arrays |= {f"best_policy_{name}": value.numpy() for name, value in self._best_policy.items()}
-        save_checkpoint(self._out, meta, arrays, self._packed_agent())
-        self._saved_at = self.seconds()
-
-    def restore(self) -> None:
-        """Go on from the checkpoint in the folder; raises `InputError` if it is damaged or of another training."""
-        assert self._out is not None
-        meta, arrays, agent = load_checkpoint(self._out)
-        try:
-            self._check_fits(meta, arrays["best_cuts"])
-            self._restore_agent(meta, arrays, agent)
-            if self._elites is not None:
-                self._elites.offer(arrays["elite_cuts"], arrays["elite_latency_ms"])
-            self.best_cuts, self.best_latency_ms = arrays["best_cuts"], float(meta["best_latency_ms"])
-            if self.settings.distillation is None:
-                names = self.agent.policy.state_dict()
-                self._best_policy = {name: torch.from_numpy(arrays[f"best_policy_{name}"]) for name in names}
-            self.episodes, self._batches = int(meta["episodes"]), int(meta["batches"])
-            self._rng.bit_generator.state = meta["rng"]
-        except (KeyError, IndexError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile) as exc:
-            raise damaged(self._out, exc) from exc
-        self.agent.episode, self.agent.share = self.episodes + 1, self.share()
-        newer = np.array(read_best(self._out).cuts)[None]  # written whenever a better plan is found, so maybe later
-        self.seen(newer, self.simulator.evaluate(newer))
-
-    def _check_fits(self, meta: dict[str, Any], best_cuts: IntArray) -> None:
-        """Whether the checkpoint is of this model, scenario, scheme and these settings (their length aside)."""
-        length = {"episodes": 1, "until_budget": False}
-        same = (
-            Settings.model_validate(meta["settings"]).model_copy(update=length)
-            == self.settings.model_copy(update=length)
-            and meta["model_sha256"] == self.simulator.graph.sha256
-            and best_cuts.shape == (len(self.simulator.heights), self.simulator.providers + 1)
-            and math.isclose(self.simulator.evaluate(best_cuts[None])[0], meta["best_latency_ms"], rel_tol=1e-9)
-        )
-        if not same:
-            raise InputError(
-                f"the training in '{self._out}' is of another model, scenario or preset: give those, or another folder"
-            )
-
-    def _restore_agent(self, meta: dict[str, Any], arrays: dict[str, npt.NDArray[Any]], agent: bytes) -> None:
-        self.agent.set_parameters(io.BytesIO(agent), device="cpu")  # type: ignore[arg-type]
-        self.agent.num_timesteps = int(meta["timesteps"])
-        buffer = self.agent.replay_buffer
-        assert buffer is not None
-        for name in _BUFFER:
-            stored = arrays[f"buffer_{name}"]
-            getattr(buffer, name)[: len(stored)] = stored
-        buffer.pos, buffer.full = int(meta["buffer"][0]), bool(meta["buffer"][1])
-
-
-class _Recorder(BaseCallback):
-    """Tells the training what happens in stable-baselines3's loop."""
-
-    def __init__(self, training: Training) -> None:
-        super().__init__()
-        self._training = training
-
-    def _on_rollout_start(self) -> None:
-        self._training.checkpoint_when_due()
-
-    def _on_step(self) -> bool:
-        infos = self.locals["infos"]
-        if "latency_ms" not in infos[0]:
-            return True
-        cuts = np.stack([info["cuts"] for info in infos])
-        return self._training.batch_ended(cuts, np.array([info["latency_ms"] for info in infos]))
+    def _checkpoint(self) -> None:
+        if self.out is not None and self.best_cuts is not None:
+            save_state(self, self.out)
+            self._saved_at = self.seconds()

@@ -11,14 +11,18 @@ from distredge.cli import (
     compare,
     exchange,
     experiment,
+    general,
     link,
     models,
+    moving,
     pareto,
     planning,
     profiles,
     query,
     quickstart,
     running,
+    sweep,
+    training,
 )
 from distredge.cli.output import interrupt, lost_exception, was_interrupted
 from distredge.errors import DistrEdgeError
@@ -35,7 +39,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for commands in (quickstart, models, profiles, exchange, link, planning, pareto, compare, experiment, query, running):
+PARTS = (
+    *(quickstart, models, profiles, exchange, link, planning, training, general, moving, pareto),
+    *(compare, experiment, sweep, query, running),
+)
+for commands in PARTS:
     commands.register(app)
 
 

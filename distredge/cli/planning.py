@@ -1,4 +1,4 @@
-"""`distredge partition`, `train`, `plan`, `simulate`: from a model and a scenario to a plan and what it promises.
+"""`distredge partition`, `plan`, `simulate`: from a model and a scenario to a plan and what it promises.
 
 What needs Numba is imported by the command that uses it, so that `distredge provider` starts quickly on a small device.
 """
@@ -53,7 +53,6 @@ Budget = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("partition")(partition)
-    app.command("train")(train)
     app.command("plan")(plan)
     app.command("simulate")(simulate)
 
@@ -91,54 +90,13 @@ def partition(
     emit(as_json, data, show)
 
 
-def train(
-    model: Model,
-    scenario: ScenarioName,
-    out: Annotated[Path, typer.Option(help="Folder for checkpoints, logs and the best plan.")],
-    preset: Annotated[
-        str, typer.Option(help="default: what learns well; paper: to the letter; or a YAML file.")
-    ] = "default",
-    budget_s: Budget = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the folder.")] = False,
-    input_shape: InputShape = None,
-    as_json: JsonFlag = False,
-    seed: Seed = 0,
-) -> None:
-    """Train OSDS, the agent that splits layer-volumes; logs for TensorBoard are in the folder.
-
-    Example: distredge train vgg16 --scenario db-50 --out runs/db-50 --budget-s 60
-    """
-    from distredge.api import make_task
-    from distredge.planners.base import make_plan
-    from distredge.planners.distredge import train_planner
-
-    graph, chosen = load(model, input_shape), load_scenario(scenario)
-    warn(chosen, graph)
-    with progress_bar(f"training OSDS ({preset})") as progress:
-        task = make_task(graph, chosen, seed, budget_s, progress)
-        strategy, result = train_planner(task, preset, out, resume)
-    made = make_plan(task, strategy, "osds-paper" if preset == "paper" else "osds", seed)
-    made.save(out / "plan.json")
-    if result.interrupted:
-        errors.print("interrupted: kept what was found; --resume goes on from there")
-    data = {
-        "plan": str(out / "plan.json"),
-        "policy_latency_ms": result.policy_latency_ms,
-        "best_latency_ms": result.best_latency_ms,
-        "episodes": result.episodes,
-        "seconds": result.seconds,
-    }
-    emit(
-        as_json,
-        data,
-        lambda: table(f"OSDS on {graph.name}, {chosen.name}", ["", "value"], [list(i) for i in data.items()]),
-    )
-
-
 def plan(
     model: Model,
     scenario: ScenarioName,
     method: Annotated[str, typer.Option("--method", "-m", help=", ".join(METHODS))] = "osds",
+    agent: Annotated[
+        Path | None, typer.Option(help="Let this trained agent decide, the policy.safetensors of a training.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Where the plan is written.")] = None,
     budget_s: Budget = None,
     minimise: Minimise = None,
@@ -160,8 +118,9 @@ def plan(
     """
     from distredge.api import make_task
     from distredge.planners.base import lower_bound_ms, make_plan, plan_quality
+    from distredge.planners.trained import TrainedOsds
 
-    chosen_method = planner(method)
+    chosen_method = planner(method) if agent is None else TrainedOsds(agent)
     goals = goals_of(
         minimise, deadline_ms, max_energy_j, max_cost, max_redundant, min_reliability, exclude, pin, raw_to
     )
@@ -169,14 +128,14 @@ def plan(
     warn(chosen, graph)
     if out is not None:
         check_writable(out)
-    with progress_bar(f"planning with {method}") as progress:
+    with progress_bar(f"planning with {chosen_method.name}") as progress:
         started = time.perf_counter()
         task = make_task(graph, chosen, seed, budget_s, progress, goals)
         strategy = chosen_method.plan(task)
         seconds = time.perf_counter() - started
-    made = make_plan(task, strategy, method, seed)
+    made = make_plan(task, strategy, chosen_method.name, seed)
     if not (goals.latency_only or chosen_method.weighs):
-        errors.print(f"note: '{method}' does not look for these goals; its plan keeps to them")
+        errors.print(f"note: '{chosen_method.name}' does not look for these goals; its plan keeps to them")
     if out is not None:
         made.save(out)
     found, bound_ms = plan_quality(task, made), lower_bound_ms(task, strategy.scheme)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from distredge.envs.encode import Float32Array, Formulation, Situation
-from distredge.simulate import kernel
+from distredge.envs.encode import AnyFormulation, Float32Array
 from distredge.simulate.kernel import FloatArray, IntArray
 from distredge.simulate.simulator import Simulator
 
@@ -18,10 +17,11 @@ class SplitMdp:
     way: who runs the head is only known at the end.
     """
 
-    def __init__(self, simulator: Simulator, formulation: Formulation) -> None:
+    def __init__(self, simulator: Simulator, formulation: AnyFormulation) -> None:
         self.simulator = simulator
         self.formulation = formulation
         self.volumes = len(simulator.heights)
+        self._first = formulation.first()
         self.reset(1)
 
     def reset(self, batch: int) -> Float32Array:
@@ -29,22 +29,15 @@ class SplitMdp:
         self.volume = 0
         self.cuts: IntArray = np.zeros((batch, self.volumes, self.simulator.providers + 1), dtype=np.int64)
         self._states = np.zeros((batch, 4, self.simulator.providers + 1))
-        return self.formulation.observe(self._situation())
+        return np.tile(self._first, (batch, 1))
 
     def step(self, actions: FloatArray) -> tuple[Float32Array, FloatArray, FloatArray | None]:
         """Split the next volume; returns observations, rewards and, after the last volume, the latencies in ms."""
-        before = self._situation()
-        v = self.volume
-        self.cuts[:, v] = self.formulation.cuts(v, actions)
-        kernel.step(self.simulator.problem, v, self.cuts, self._states)
+        batch = len(actions)
+        seen, rewards = np.empty((batch, self.formulation.observation_size), np.float32), np.empty(batch)
+        latency_ms = np.empty(batch)
+        self.formulation.step(
+            self.simulator.problem, self.volume, actions, self.cuts, self._states, seen, rewards, latency_ms
+        )
         self.volume += 1
-        after = self._situation()
-        latency: FloatArray | None = None
-        if self.volume == self.volumes:
-            latency = np.empty(len(actions))
-            kernel.evaluate(self.simulator.problem, self.cuts, latency)
-        return self.formulation.observe(after), self.formulation.reward(before, after, latency), latency
-
-    def _situation(self) -> Situation:
-        previous = self.cuts[:, self.volume - 1] if self.volume > 0 else np.zeros_like(self.cuts[:, 0])
-        return Situation(self.volume, self._states[:, 0, :-1].copy(), previous)
+        return seen, rewards, latency_ms if self.volume == self.volumes else None

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 
-from distredge.envs.encode import Float32Array, Formulation, PaperFormulation, ShareFormulation
+from distredge.envs.encode import FORMULATIONS, Float32Array
 from distredge.envs.mdp import SplitMdp
 from distredge.errors import InputError, UnknownNameError
 from distredge.model.graph import LayerGraph
@@ -16,8 +16,6 @@ from distredge.model.load import load_model
 from distredge.partitioning.lcpss import ALPHA, SAMPLES, lcpss
 from distredge.scenario import Scenario, load_scenario
 from distredge.simulate.simulator import Simulator
-
-FORMULATIONS: dict[str, type[Formulation]] = {"default": ShareFormulation, "paper": PaperFormulation}
 
 
 class SplitEnv(gymnasium.Env[Float32Array, Float32Array]):

@@ -39,15 +39,14 @@ class LockstepVecEnv(VecEnv):
     def step_wait(self) -> Any:
         """Split the next volume in all episodes; those that end begin anew."""
         observed, rewards, latency = self.mdp.step(self._actions)
-        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         done = np.full(self.num_envs, latency is not None)
-        if latency is not None:
-            for n, info in enumerate(infos):
-                info.update(
-                    latency_ms=float(latency[n]), cuts=self.mdp.cuts[n].copy(), terminal_observation=observed[n]
-                )
-            observed = self.reset()
-        return observed, rewards.astype(np.float32), done, infos
+        if latency is None:
+            return observed, rewards.astype(np.float32), done, [{}] * self.num_envs  # one for all: nothing to say
+        infos = [
+            {"latency_ms": ms, "cuts": cuts, "terminal_observation": seen}
+            for ms, cuts, seen in zip(latency.tolist(), self.mdp.cuts, observed, strict=True)
+        ]
+        return self.reset(), rewards.astype(np.float32), done, infos
 
     def close(self) -> None:
         """Nothing is held."""

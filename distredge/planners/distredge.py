@@ -12,10 +12,12 @@ import numpy as np
 
 from distredge.agents.checkpoint import BestPlan, read_best
 from distredge.agents.settings import Settings, load_settings
+from distredge.agents.watch import Watch
 from distredge.errors import DependencyError, InputError
 from distredge.partitioning.lcpss import ALPHA, SAMPLES, lcpss
 from distredge.planners.base import Planner, Strategy, Task, simulator_for
-from distredge.planners.search import ROUND_STEPS, JointSearch, candidate_orders, candidate_schemes
+from distredge.planners.candidates import candidate_schemes
+from distredge.planners.search import JointSearch, candidate_orders
 from distredge.plans.scheme import PartitionScheme
 from distredge.scenario import Scenario
 from distredge.simulate.anneal import anneal
@@ -25,8 +27,8 @@ from distredge.simulate.simulator import Simulator
 if TYPE_CHECKING:
     from distredge.agents.training import TrainingResult
 
-SCREEN_PROGRESS = 0.1
-"""Share of the reported progress that stands for what comes before the training."""
+GOAL_STEPS = 40_000
+"""Evaluations by which each known plan is annealed towards goals other than the least latency."""
 
 
 class Osds(Planner):
@@ -66,17 +68,23 @@ class _Ground(NamedTuple):
 
 
 def train_planner(
-    task: Task, preset: str | Path = "default", out: Path | None = None, resume: bool = False
+    task: Task,
+    preset: str | Path | Settings = "default",
+    out: Path | None = None,
+    resume: bool = False,
+    watch: Watch | None = None,
 ) -> tuple[Strategy, TrainingResult]:
     """Choose a scheme and an order of the providers, train an agent on them, and return the best plan.
 
-    `preset` is a shipped one (`default`, `paper`) or a YAML file of settings. `out` is where the training keeps its
-    files (see `distredge/agents/checkpoint.py`); with `resume` it goes on with what it finds there. Raises
-    `DependencyError` without torch and stable-baselines3, `InputError` if there is nothing that fits to resume.
+    `preset` is a shipped one (`default`, `paper`), a YAML file of settings, or settings. `out` is where the training
+    keeps its files (see `distredge/agents/checkpoint.py`); with `resume` it goes on with what it finds there, and
+    `watch` says what else its logs show. Raises `DependencyError` without torch and stable-baselines3, `InputError` if
+    there is nothing that fits to resume.
     """
     began = time.perf_counter()
     train = _trainer()
-    settings = load_settings(preset)
+    settings = preset if isinstance(preset, Settings) else load_settings(preset)
+    before = 0.0 if settings.screen is None else settings.screen.share  # of the progress that is reported
     if len(task.scenario.providers) < 2:
         raise InputError(f"'{task.scenario.name}' has one provider, there is nothing to split: use --method offload")
     if not resume:
@@ -93,7 +101,8 @@ def train_planner(
         seeds=ground.seeds,
         out=out,
         resume=resume,
-        progress=lambda share, ms: task.progress(SCREEN_PROGRESS + (1.0 - SCREEN_PROGRESS) * share, ms),
+        progress=lambda share, ms: task.progress(before + (1.0 - before) * share, ms),
+        watch=watch,
     )
     strategy = Strategy(ground.scheme, ground.scenario, result.best_cuts, result.best_latency_ms)
     return (strategy if settings.screen is None else _towards_goals(task, strategy, ground.seeds)), result
@@ -105,7 +114,7 @@ def _towards_goals(task: Task, strategy: Strategy, seeds: IntArray | None) -> St
     if simulator.aim is None:
         return strategy
     known = strategy.cuts[None] if seeds is None else np.concatenate([strategy.cuts[None], seeds])
-    found = [anneal(simulator, cuts, ROUND_STEPS, task.rng)[0] for cuts in known]
+    found = [anneal(simulator, cuts, GOAL_STEPS, task.rng)[0] for cuts in known]
     best = min([*found, *known], key=lambda cuts: float(simulator.score(cuts[None])[0]))
     return replace(strategy, cuts=best, latency_ms=float(simulator.evaluate(best[None])[0]))
 
@@ -133,10 +142,12 @@ def _new_ground(task: Task, settings: Settings) -> _Ground:
     if settings.screen is None:
         return _Ground(lcpss(task.graph, len(task.scenario.providers), ALPHA, SAMPLES, task.rng), task.scenario)
 
-    def progress(share: float, latency_ms: float) -> None:
-        task.progress(SCREEN_PROGRESS * share, latency_ms)
+    part = settings.screen.share
 
-    budget_s = None if task.budget_s is None else task.budget_s * settings.screen.share
+    def progress(share: float, latency_ms: float) -> None:
+        task.progress(part * share, latency_ms)
+
+    budget_s = None if task.budget_s is None else task.budget_s * part
     search = JointSearch(replace(task, budget_s=budget_s, progress=progress))
     schemes, orders = candidate_schemes(task), candidate_orders(search)
     search.screen(schemes, orders)

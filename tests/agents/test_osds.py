@@ -19,6 +19,8 @@ from distredge.agents.ddpg import SplitDdpg
 from distredge.agents.noise import EpsilonExploration, Exploration, SpreadExploration, epsilon
 from distredge.agents.osds import train
 from distredge.agents.settings import EpsilonNoise, Settings, load_settings
+from distredge.agents.training import Training
+from distredge.agents.watch import Watch
 from distredge.envs.encode import PaperFormulation
 from distredge.envs.mdp import SplitMdp
 from distredge.envs.vector_env import LockstepVecEnv
@@ -163,9 +165,7 @@ def test_resumed_from_a_checkpoint_it_repeats_to_the_bit(
 
 
 def run_until_killed(training: Any) -> None:
-    from distredge.agents.training import _Recorder
-
-    training.agent.learn(10**12, callback=_Recorder(training), log_interval=10**12, reset_num_timesteps=False)
+    training.learn()
 
 
 def test_interrupted_without_a_folder_it_stops(simulator: Simulator) -> None:
@@ -189,7 +189,7 @@ def test_what_it_leaves_behind(simulator: Simulator, tmp_path: Path) -> None:
 
 
 def short_formulation(simulator: Simulator) -> Any:
-    from distredge.envs.split_env import FORMULATIONS
+    from distredge.envs.encode import FORMULATIONS
 
     return FORMULATIONS[short().formulation](simulator)
 
@@ -315,6 +315,26 @@ def test_the_papers_hyper_parameters() -> None:
     assert isinstance(settings.noise, EpsilonNoise)
     assert settings.noise.delta_epsilon == 1 / 250
     assert (settings.elites, settings.polish, settings.distillation, settings.screen) == (None, None, None, None)
+
+
+def test_the_papers_agent_learns_at_every_step_and_keeps_the_policy_of_the_end_of_an_episode(
+    simulator: Simulator,
+) -> None:
+    kept = []
+
+    class Watched(Training):
+        def keep_policy(self) -> None:
+            before = self.best_policy
+            super().keep_policy()
+            if self.best_policy is not before:
+                kept.append((self.episodes, self.agent._n_updates))
+
+    training = Watched(simulator, short("paper"), rng(), None, None, lambda share, ms: None, Watch())
+    training.learn()
+    updates = {n: max(0, n * len(simulator.heights) - 63) for n in range(41)}  # from 64 transitions on
+    assert training.agent._n_updates == updates[40]
+    assert kept
+    assert all(done == updates[episode] for episode, done in kept)
 
 
 def test_bad_settings_are_one_line(tmp_path: Path) -> None:

@@ -16,18 +16,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
-from distredge.envs.encode import Formulation, PaperFormulation, ShareFormulation
+from distredge.envs.encode import FORMULATIONS, AnyFormulation, PaperFormulation, ShareFormulation
 from distredge.envs.mdp import SplitMdp
-from distredge.envs.split_env import FORMULATIONS, SplitEnv
+from distredge.envs.split_env import SplitEnv
 from distredge.envs.vector_env import LockstepVecEnv
 from distredge.errors import InputError, UnknownNameError
 from distredge.model.load import load_model
 from distredge.plans.scheme import PartitionScheme
+from distredge.simulate import kernel
 from distredge.simulate.simulator import Simulator
+from distredge.testing.random_models import random_model
 from distredge.testing.toy_devices import ToyProfile, random_cuts, random_scenario, toy_scenario
 from distredge.testing.toy_models import chain, residual, save_model
 
-BOTH = sorted(FORMULATIONS)
+BOTH = ("default", "paper")  # "even" differs from "default" by its prior alone
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -35,13 +37,13 @@ seeds = st.integers(0, 2**32 - 1)
 def simulator(seed: int = 0, providers: int = 3) -> Simulator:
     rng = np.random.default_rng(seed)
     with TemporaryDirectory() as folder:
-        graph = load_model(save_model((chain, residual)[seed % 2](rng), Path(folder)))
-    inner = [p for p in graph.partition_points[1:] if rng.random() < 0.6]
+        graph = load_model(save_model((chain, residual, random_model)[seed % 3](rng), Path(folder)))
+    inner = [p for p in graph.cut_points[1:] if rng.random() < 0.6]
     return Simulator(graph, random_scenario(rng, providers), PartitionScheme(graph, (0, *inner)))
 
 
 def any_simulator(seed: int) -> Simulator:
-    return simulator(seed % 6, 2 + seed % 4)
+    return simulator(seed % 24, 2 + seed % 4)
 
 
 def play(mdp: SplitMdp, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -54,7 +56,7 @@ def play(mdp: SplitMdp, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([rewards for _, rewards, _ in steps], axis=1), latency
 
 
-def random_actions(seed: int, form: Formulation, batch: int = 8) -> np.ndarray:
+def random_actions(seed: int, form: AnyFormulation, batch: int = 8) -> np.ndarray:
     """Actions of every size, some of them at the borders."""
     rng = np.random.default_rng(seed)
     size = (batch, len(form.heights), form.action_size)
@@ -77,6 +79,77 @@ def test_an_episode_costs_what_the_simulator_says_of_its_cuts(seed: int, formula
     assert latency.tolist() == sim.evaluate(mdp.cuts).tolist()
 
 
+@given(seeds, st.sampled_from(BOTH))
+def test_every_step_is_that_of_the_plain_formulas(seed: int, formulation: str) -> None:
+    sim = any_simulator(seed)
+    form = FORMULATIONS[formulation](sim)
+    plain = {"default": PlainShares, "paper": PlainPositions}[formulation](sim)
+    actions = random_actions(seed, form, batch=5)
+    mdp = SplitMdp(sim, form)
+    seen = mdp.reset(5)
+    done_ms = np.zeros((5, sim.providers))
+    for v in range(mdp.volumes):
+        previous = mdp.cuts[:, v - 1] if v > 0 else np.zeros_like(mdp.cuts[:, 0])
+        assert seen == pytest.approx(plain.seen(v, done_ms, previous), rel=1e-6, abs=1e-7)
+        seen, rewards, latency = mdp.step(actions[:, v])
+        assert np.abs(mdp.cuts[:, v] - plain.edges(v, actions[:, v])).max() <= 0.5 + 1e-9
+        before, done_ms = done_ms, accumulated(sim, mdp.cuts, v)
+        reached = done_ms.max(axis=1) if latency is None else latency
+        assert rewards == pytest.approx(plain.rewards(before.max(axis=1), reached, latency is not None))
+    assert seen == pytest.approx(plain.seen(mdp.volumes, done_ms, mdp.cuts[:, -1]), rel=1e-6, abs=1e-7)
+
+
+def accumulated(sim: Simulator, cuts: np.ndarray, v: int) -> np.ndarray:
+    """(batch, providers) when each provider's last part up to volume `v` was done."""
+    states = np.zeros((len(cuts), 4, sim.providers + 1))
+    for w in range(v + 1):
+        kernel.step(sim.problem, w, cuts, states)
+    return states[:, 0, :-1]
+
+
+class Plain:
+    """A formulation in numpy, as the documentation has it; `edges` are cuts before they are rounded."""
+
+    def __init__(self, sim: Simulator) -> None:
+        self.sim = sim
+        self.alone = sim.evaluate(sim.single_device_cuts())
+
+
+class PlainShares(Plain):
+    def seen(self, v: int, done_ms: np.ndarray, previous: np.ndarray) -> np.ndarray:
+        slowest = done_ms.max(axis=1, keepdims=True)
+        one_hot = np.tile(np.arange(len(self.sim.heights)) == v, (len(done_ms), 1))
+        fractions = previous[:, 1:-1] / np.maximum(previous[:, -1:], 1)
+        times = np.hstack([slowest - done_ms, slowest]) / self.alone.min()
+        return np.hstack([times, fractions, one_hot])
+
+    def edges(self, v: int, actions: np.ndarray) -> np.ndarray:
+        prior = ShareFormulation.measure(self.sim).prior
+        shares = np.maximum(0.0, prior + 1.2 * actions)
+        shares[shares.sum(axis=1) == 0.0] = np.maximum(0.0, prior)
+        edges = np.cumsum(shares, axis=1) / shares.sum(axis=1, keepdims=True) * self.sim.heights[v]
+        return np.hstack([np.zeros((len(actions), 1)), edges])
+
+    def rewards(self, before: np.ndarray, reached: np.ndarray, last: bool) -> np.ndarray:
+        alone = self.alone.min()
+        return -5.0 * (np.log(reached / alone + 0.1) - np.log(before / alone + 0.1))
+
+
+class PlainPositions(Plain):
+    def seen(self, v: int, done_ms: np.ndarray, previous: np.ndarray) -> np.ndarray:
+        layers = [self.sim.graph.layers[part.stop - 1] for part in self.sim.scheme.parts]
+        config = np.array([[x.height, x.out_shape[0], x.kernel[0], x.stride[0]] for x in layers])
+        row = (config / config.max(axis=0))[min(v, len(layers) - 1)]
+        return np.hstack([done_ms / self.alone.min(), np.tile(row, (len(done_ms), 1))])
+
+    def edges(self, v: int, actions: np.ndarray) -> np.ndarray:
+        height, ends = self.sim.heights[v], np.zeros((len(actions), 1))
+        return np.hstack([ends, (np.sort(actions, axis=1) + 1.0) / 2.0 * height, ends + height])
+
+    def rewards(self, before: np.ndarray, reached: np.ndarray, last: bool) -> np.ndarray:
+        return 1000.0 / reached if last else np.zeros_like(reached)
+
+
 @given(seeds)
 def test_default_rewards_add_up_to_the_logarithm_of_the_latency(seed: int) -> None:
     sim = any_simulator(seed)
@@ -97,7 +170,7 @@ def test_paper_rewards_are_images_a_second_at_the_end(seed: int) -> None:
 
 def test_equation_9_by_hand() -> None:
     form = PaperFormulation(simulator())  # three providers
-    form.heights = np.array([224])
+    form.constants = form.constants._replace(heights=np.array([224]))
     actions = np.array([[0.5, -0.5], [1.0, -1.0], [0.0, 0.0], [-3.0, 2.0], [0.1, 0.103]])
     assert form.cuts(0, actions).tolist() == [
         [0, 56, 168, 224],  # sorted first
