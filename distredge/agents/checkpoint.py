@@ -3,7 +3,10 @@
     best.json        the best plan so far: written whenever a better one is found
     checkpoint.npz   everything needed to go on; its member `agent` is an archive in stable-baselines3's own format
     agent.zip        at the end: the agent whose greedy policy is reported; `stable_baselines3.DDPG.load` reads it
+    plan.png         a picture of the best plan, if whoever trains can draw one
     events.out.*     TensorBoard's log
+
+`distredge train` adds `plan.json` and `policy.safetensors` (see `actor_file.py`).
 
 Each file appears whole or not at all. Nothing is unpickled when a training is resumed.
 """

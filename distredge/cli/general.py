@@ -42,19 +42,21 @@ def train_general(
         raise DependencyError("training an agent", str(exc.name), "train") from exc
     chosen = load_settings(settings)
     check_writable(out)
-    budget = "" if budget_s is None else f" --budget-s {budget_s:g}"
-    began = time.perf_counter()
+    extras = ("" if budget_s is None else f" --budget-s {budget_s:g}") + (" --resume" if resume else "")
+    began, first = time.perf_counter(), 1.0
     with work_bar() as tell:
 
         def progress(share: float, over_gold: float) -> None:
-            spent = time.perf_counter() - began
-            tell(f"training, {over_gold:.3f} times gold", share, spent * (1.0 - share) / max(share, 1e-9))
+            nonlocal first
+            first = min(first, share)
+            left_s = (time.perf_counter() - began) * (1.0 - share) / max(share - first, 1e-3)
+            tell(f"training, {over_gold:.3f} times gold", share, left_s)
 
         policy = train(
             chosen,
             seed,
             out,
-            command=f"distredge train-general --settings {settings} --seed {seed}{budget}",
+            command=f"distredge train-general --settings {settings} --seed {seed}{extras}",
             budget_s=budget_s,
             logs=logs,
             resume=resume,

@@ -123,7 +123,8 @@ def decide(
 
     def show() -> None:
         show_plan(plan)
-        console.print(f"decided in {figures['decision_ms']:.3f} ms; {expected_ms:.2f} ms expected")
+        searched = "" if search_ms is None else f" and {search_ms:g} ms of search"
+        console.print(f"decided in {figures['decision_ms']:.3f} ms{searched}; {expected_ms:.2f} ms expected")
         if out is not None:
             console.print(f"wrote {out}")
 

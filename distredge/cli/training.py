@@ -66,6 +66,7 @@ def train(
         return
     words = ["distredge", "train", model, "--scenario", scenario, "--preset", preset]
     words += [word for change in changes or () for word in ("--set", change)]
+    words += [] if input_shape is None else ["--input-shape", input_shape]
     words += [] if budget_s is None else ["--budget-s", f"{budget_s:g}"]
     method = "osds-paper" if preset == "paper" else "osds"
     found = _train(_job(graph, chosen, settings, method, shlex.join(words), budget_s), seed, seeds, out, resume)

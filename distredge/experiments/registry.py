@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from distredge.errors import UnknownNameError
 from distredge.experiments import breakdown, dynamic, groups, nonlinear, schemes, tables
+from distredge.experiments.agent_page import AGENT
 from distredge.experiments.base import Claim, Effort, Experiment, Page
 
 
@@ -41,7 +42,7 @@ PAPER = Page(
     ),
 )
 
-PAGES = (PAPER,)
+PAGES = (PAPER, AGENT)
 
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for page in PAGES for e in page.experiments}
 
