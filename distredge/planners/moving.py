@@ -15,7 +15,7 @@ import numpy as np
 from distredge.agents.moving.header import Header, devices
 from distredge.agents.moving.library import Simulators, cast_conditions, cover, expected_log_latency, sample_conditions
 from distredge.agents.moving.policy import MovingAgent, Networks, Roles, WholePlan
-from distredge.agents.moving.settings import MovingSettings
+from distredge.agents.moving.settings import MovingSettings, Noise
 from distredge.errors import DependencyError, InputError, PlanError
 from distredge.planners.base import Strategy, Task, draft
 from distredge.planners.candidates import candidate_schemes
@@ -39,6 +39,9 @@ MATES = 32
 
 VARIANTS = 8
 """Of a condition's best plans, that are annealed shortly; the best of them for long."""
+
+AS_TOLD = Noise(estimate_sigma=0.0, compute_sigma=0.0, risk=None)
+"""The world is as told."""
 
 LIBRARY_SHARE, CRITIC_SHARE = 0.7, 0.95
 """Of the progress, and of a time budget, when the library is done, and the critic with it."""
@@ -91,10 +94,10 @@ class LibrarySearch:
             for n in range(library.rounds):
                 self._round(threads)
                 if len(self.plans) > 2 * library.keep:
-                    self._prune(library.keep)
+                    self._prune(library.keep, AS_TOLD)
                 if pace((n + 1) / library.rounds) >= 1.0:
                     break
-        self._prune(library.keep)
+        self._prune(library.keep, self.settings.noise)
         return self.plans
 
     def _sample(self, count: int) -> Conditions:
@@ -179,10 +182,10 @@ class LibrarySearch:
             return False
         return True
 
-    def _prune(self, keep: int) -> None:
+    def _prune(self, keep: int, noise: Noise) -> None:
         """Drop what is dominated under fresh conditions, best first what stays."""
         told = self._sample(self.settings.library.try_on)
-        log_latency = expected_log_latency(self.simulators, told, self.plans, self.settings.noise, self._rng)
+        log_latency = expected_log_latency(self.simulators, told, self.plans, noise, self._rng)
         self.plans = [self.plans[i] for i in cover(log_latency, keep)]
         self._known = {plan.key for plan in self.plans}
 

@@ -1,9 +1,10 @@
 """Search: annealing over cuts, partition scheme and order of the providers together.
 
 First every candidate (a scheme of LC-PSS or a plain one, under an order of the providers) is annealed shortly; the
-better third is annealed four times longer, and so on. Then the best are varied for as long as there is budget, round by
-round: children with another partition location or order of the providers are annealed very shortly, and the best few
-of them again for longer. Annealing runs in several threads; how many makes no difference to what is found.
+better third is annealed four times longer, and so on; to the last of them comes what the agent for any cluster
+proposes. Then the best are varied for as long as there is budget, round by round: children with another partition
+location or order of the providers are annealed very shortly, and the best few of them again for longer. Annealing runs
+in several threads; how many makes no difference to what is found.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import config
 
+from distredge.agents.general.policy import propose
 from distredge.planners.base import Planner, Strategy, Task, simulator_for
 from distredge.planners.candidates import candidate_schemes, starting_plans
 from distredge.planners.moves import Locations, Order, map_cuts, move_location, move_order, settled, twins
@@ -49,6 +51,9 @@ CHOSEN = 4
 
 ROUND_STEPS = 8000
 """Evaluations of each of these."""
+
+WARM = 0.005
+"""Temperature at which annealing begins from the plan of the agent for any cluster; a higher one would lose it."""
 
 TOGETHER = 8
 """Candidates that are annealed between two looks at the clock."""
@@ -134,6 +139,13 @@ class JointSearch:
             found = sorted(found, key=_score)[: max(POOL, len(found) // 3)]
             found = self._anneal([c.again(steps) for c in found], until=0.5)
         self.pool = sorted(found, key=_score)[:POOL]
+        for candidate in self._anneal([self._warm(c) for c in self.pool], until=0.55):
+            self.keep(candidate)
+
+    def _warm(self, candidate: Candidate) -> Start:
+        """What the agent for any cluster proposes under a candidate's scheme and order."""
+        plan = propose(self.simulator(candidate.locations, candidate.order), 1)[0]
+        return Start(candidate.locations, candidate.order, plan, ROUND_STEPS, WARM)
 
     def adopt(self, candidates: list[Candidate]) -> None:
         """Take what another search with the task's scenario found into the pool."""

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 from distredge.agents.moving.file import load_agent, pack, save_agent
-from distredge.agents.moving.library import Simulators, cast_conditions, cover, sample_conditions
+from distredge.agents.moving.library import Simulators, cast_conditions, cover, expected_log_latency, sample_conditions
 from distredge.agents.moving.policy import MovingAgent, Roles, WholePlan, actor_inputs, features
 from distredge.agents.moving.searching import guesses, search_for, search_from
+from distredge.agents.moving.settings import Noise, load_moving_settings
 from distredge.agents.moving.training import Actor, embed, judge
 from distredge.api import make_task
 from distredge.errors import InputError, UnknownNameError
@@ -246,9 +247,30 @@ def test_what_cannot_be_pretrained_is_one_line(graph: LayerGraph) -> None:
     with pytest.raises(InputError, match="use --method offload"):
         pretrain(make_task(graph, alone, 0, None, None), little_settings())
     with pytest.raises(UnknownNameError, match="default"):
-        from distredge.agents.moving.settings import load_moving_settings
-
         load_moving_settings("defualt")
+
+
+@pytest.mark.parametrize(("preset", "noisy"), [("default", False), ("robust", True)])
+def test_shipped_presets(preset: str, noisy: bool) -> None:
+    assert load_moving_settings(preset).noise.any == noisy
+
+
+def test_trained_for_wrong_estimates_it_expects_more_than_if_told_the_truth(
+    agent: MovingAgent, graph: LayerGraph, scenario: Scenario
+) -> None:
+    told = cast_conditions(agent.roles, conditions(40))
+    simulators, plans, rng = Simulators(graph, scenario), list(agent.library), np.random.default_rng(0)
+    exact, mean, bad = (
+        expected_log_latency(simulators, told, plans, Noise(estimate_sigma=sigma, compute_sigma=0.0, risk=risk), rng)
+        for sigma, risk in ((0.0, None), (0.5, None), (0.5, 0.9))
+    )
+    assert exact == pytest.approx(np.log(simulators.evaluate(told, plans)))
+    assert mean.mean() > exact.mean()
+    assert bad.mean() > mean.mean()
+    robust = little_settings().model_copy(update={"noise": load_moving_settings("robust").noise})
+    careful = pretrain(make_task(graph, scenario, 0, None, None), robust)
+    said, usual = (judge(a.networks.critic, features(told.mbps, told.slowdown, told.io_ms)) for a in (careful, agent))
+    assert said.min(axis=1).mean() > 1.1 * usual.min(axis=1).mean()
 
 
 def test_with_a_budget_it_ends_early_with_a_whole_agent(graph: LayerGraph, scenario: Scenario) -> None:
