@@ -45,7 +45,7 @@ def train(
         raise InputError("to resume a training, say where it is: --out DIR")
     if out is not None:
         _make_folder(out)
-    with _quiet_torch(int(rng.integers(2**63))):
+    with quiet_torch(int(rng.integers(2**63))):
         training = Training(simulator, settings, rng, budget_s, out, progress, watch or Watch())
         if resume:
             training.resume()
@@ -62,7 +62,7 @@ def _make_folder(out: Path) -> None:
 
 
 @contextmanager
-def _quiet_torch(seed: int) -> Iterator[None]:
+def quiet_torch(seed: int) -> Iterator[None]:
     """One thread and a seed for torch in here; outside nothing has changed."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -24,7 +24,7 @@ from distredge.agents.general.judging import Judge
 from distredge.agents.general.network import GeneralNetwork
 from distredge.agents.general.policy import ODDS, About, GeneralPolicy, save_policy
 from distredge.agents.general.settings import Settings, Teacher
-from distredge.agents.osds import _quiet_torch as quiet_torch
+from distredge.agents.osds import quiet_torch
 from distredge.simulate.anneal import anneal
 from distredge.simulate.kernel import FloatArray, IntArray
 from distredge.simulate.simulator import Simulator

@@ -11,7 +11,7 @@ from distredge.agents.moving.library import Simulators, cast_conditions, sample_
 from distredge.agents.moving.policy import Float32Array, Networks, Roles, WholePlan, actor_inputs, features
 from distredge.agents.moving.sampling import Sample, draw_sample, first_pieces, slopes
 from distredge.agents.moving.settings import ActorSettings, CriticSettings, MovingSettings
-from distredge.agents.osds import _quiet_torch
+from distredge.agents.osds import quiet_torch
 from distredge.simulate.kernel import FloatArray
 
 Pace = Callable[[float], float]
@@ -48,7 +48,7 @@ def fit_networks(
     """Train critic and actor, at their `paces`, on a library."""
     sample = draw_sample(simulators, roles, plans, settings, rng)
     told = cast_conditions(roles, sample_conditions(settings.ranges, len(roles.kinds), settings.critic.conditions, rng))
-    with _quiet_torch(int(rng.integers(2**63))):
+    with quiet_torch(int(rng.integers(2**63))):
         critic = train_critic(simulators, plans, sample, settings.critic, paces[0], log)
         embedding = embed(sample.log_told, settings.actor.dimensions, settings.actor.cap)
         z = np.concatenate([sample.features, features(told.mbps, told.slowdown, told.io_ms)])
