@@ -95,7 +95,11 @@ def plan(
     scenario: ScenarioName,
     method: Annotated[str, typer.Option("--method", "-m", help=", ".join(METHODS))] = "osds",
     agent: Annotated[
-        Path | None, typer.Option(help="Let this trained agent decide, the policy.safetensors of a training.")
+        str | None,
+        typer.Option(
+            metavar="FILE|general",
+            help="Let a trained agent decide: the policy.safetensors of a training, or the one for any cluster.",
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where the plan is written.")] = None,
     budget_s: Budget = None,
@@ -118,9 +122,9 @@ def plan(
     """
     from distredge.api import make_task
     from distredge.planners.base import lower_bound_ms, make_plan, plan_quality
-    from distredge.planners.trained import TrainedOsds
+    from distredge.planners.trained import trained
 
-    chosen_method = planner(method) if agent is None else TrainedOsds(agent)
+    chosen_method = planner(method) if agent is None else trained(agent)
     goals = goals_of(
         minimise, deadline_ms, max_energy_j, max_cost, max_redundant, min_reliability, exclude, pin, raw_to
     )

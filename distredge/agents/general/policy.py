@@ -34,10 +34,10 @@ SHIPPED = f"general{SUFFIX}"
 PROVIDERS = (2, 32)
 """How many the agent takes; for others there are the proportional plans."""
 
-ROUNDS = 4
+ROUNDS = 6
 """Times that the network is asked about a plan."""
 
-BEGINNINGS = 2
+BEGINNINGS = 3
 """Proportional plans that are improved side by side."""
 
 ODDS = (0.15, 0.3, 0.5, 0.7)
