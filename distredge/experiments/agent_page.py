@@ -260,7 +260,8 @@ EXPERIMENTS = (
         " learns the ninth decile. Each estimate meets several true worlds; each has its own gold.",
         key=("scenario", "seed"),
         columns={**CASE, "sigma": float, "estimate": int, "draw": int, **RATIO},
-        cases=_moving_cases(("na-nano",), ("db-50",)), run=_robust, cost_s=lambda case, effort: 300.0 if quick(effort) else 1500.0,
+        cases=_moving_cases(("na-nano",), ("db-50",)), run=_robust,
+        cost_s=lambda case, effort: 300.0 if quick(effort) else 1500.0,
         draw=_bars("sigma", "method"), table=_quantiles(("scenario", "sigma", "method")),
     ),
     _experiment(
