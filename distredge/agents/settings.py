@@ -9,12 +9,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
-from distredge.config import Frozen, read_yaml, validate
-from distredge.errors import InputError, UnknownNameError
-from distredge.resources import shipped
-
-SUFFIX = ".yaml"
-PREFIX = "osds-"
+from distredge.agents.presets import load_preset
+from distredge.config import Frozen, validate
+from distredge.errors import InputError
 
 
 class Network(Frozen):
@@ -125,13 +122,7 @@ def load_settings(name: str | Path, changes: Sequence[str] = ()) -> Settings:
     Each of `changes` is `KEY=VALUE`: a key with dots for what lies deeper, a value in YAML, for example
     `actor.learning_rate=3e-4` or `polish=null`. Raises `InputError` naming the key and what is allowed.
     """
-    known = {
-        key.removeprefix(PREFIX): path for key, path in shipped("agents", SUFFIX).items() if key.startswith(PREFIX)
-    }
-    path = known.get(str(name)) or Path(name)
-    if not path.is_file() and path.suffix not in {".yaml", ".yml"}:
-        raise UnknownNameError("preset", str(name), known, "(or give the path of a .yaml file)")
-    settings = read_yaml(path, Settings, InputError)
+    settings = load_preset(Settings, "osds", name)
     return changed(settings, changes) if changes else settings
 
 

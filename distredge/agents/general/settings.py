@@ -7,12 +7,8 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from distredge.config import Frozen, read_yaml
-from distredge.errors import InputError, UnknownNameError
-from distredge.resources import shipped
-
-SUFFIX = ".yaml"
-PREFIX = "general-"
+from distredge.agents.presets import load_preset
+from distredge.config import Frozen
 
 Models = Annotated[tuple[str, ...], Field(min_length=1)]
 
@@ -76,10 +72,4 @@ class Settings(Frozen):
 
 def load_settings(name: str | Path) -> Settings:
     """Shipped settings (`default`), or a YAML file; raises `UnknownNameError` or `InputError`."""
-    known = {
-        key.removeprefix(PREFIX): path for key, path in shipped("agents", SUFFIX).items() if key.startswith(PREFIX)
-    }
-    path = known.get(str(name)) or Path(name)
-    if not path.is_file() and path.suffix not in {".yaml", ".yml"}:
-        raise UnknownNameError("settings", str(name), known, "(or give the path of a .yaml file)")
-    return read_yaml(path, Settings, InputError)
+    return load_preset(Settings, "general", name)

@@ -7,12 +7,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from distredge.config import Frozen, Number, read_yaml
-from distredge.errors import InputError, UnknownNameError
-from distredge.resources import shipped
-
-SUFFIX = ".yaml"
-PREFIX = "moving-"
+from distredge.agents.presets import load_preset
+from distredge.config import Frozen, Number
 
 
 def _rising(pair: tuple[float, float]) -> tuple[float, float]:
@@ -104,10 +100,4 @@ class MovingSettings(Frozen):
 
 def load_moving_settings(name: str | Path = "default") -> MovingSettings:
     """A shipped preset (`default`), or a YAML file; raises `UnknownNameError` or `InputError`."""
-    known = {
-        key.removeprefix(PREFIX): path for key, path in shipped("agents", SUFFIX).items() if key.startswith(PREFIX)
-    }
-    path = known.get(str(name)) or Path(name)
-    if not path.is_file() and path.suffix not in {".yaml", ".yml"}:
-        raise UnknownNameError("preset", str(name), known, "(or give the path of a .yaml file)")
-    return read_yaml(path, MovingSettings, InputError)
+    return load_preset(MovingSettings, "moving", name)
