@@ -244,12 +244,22 @@ def draw_comparison(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     _save(figure, path)
 
 
+LOG_TICKS = (1, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100)
+"""Where a logarithmic axis has figures."""
+
+
 def draw_lines(
-    panels: Mapping[str, Mapping[str, Sequence[Sequence[Any]]]], x: str, y: str, path: Path, wide: bool = False
+    panels: Mapping[str, Mapping[str, Sequence[Sequence[Any]]]],
+    x: str,
+    y: str,
+    path: Path,
+    wide: bool = False,
+    logarithmic: bool = False,
 ) -> None:
     """Write a PNG of lines: by panel and label (x, y) or (x, y, least, most), the latter as a band around the line.
 
-    `wide`: one panel a row. Raises `DependencyError` without matplotlib.
+    `wide`: one panel a row; `logarithmic`: the y axis is, for values from 1 to 100. Raises `DependencyError` without
+    matplotlib.
     """
     columns = 1 if wide else 2 if len(panels) == 4 else min(3, len(panels))
     lines = math.ceil(len(panels) / columns)
@@ -266,6 +276,10 @@ def draw_lines(
         axes.tick_params(labelsize=7)
         axes.set_xlabel(x, fontsize=7)
         axes.set_ylabel(y, fontsize=7)
+        if logarithmic:
+            axes.set_yscale("log", subs=[])
+            axes.set_yticks([t for t in LOG_TICKS if axes.get_ylim()[0] <= t <= axes.get_ylim()[1]])
+            axes.yaxis.set_major_formatter("{x:g}")
     if any(label for series in panels.values() for label in series):
         _legend(figure, grid[0])
     _save(figure, path)
@@ -309,5 +323,7 @@ def draw_bar_panels(panels: Mapping[str, Mapping[str, float]], y: str, path: Pat
         axes.set_xticks([])
         axes.tick_params(labelsize=7)
         axes.set_ylabel(y, fontsize=7)
-    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8, frameon=False)
+    fit = int(15 * figure.get_figwidth() / (max(map(len, labels)) + 8))  # about so many letters an inch
+    handles = grid[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=max(1, min(6, fit)), fontsize=8, frameon=False)
     _save(figure, path)

@@ -185,7 +185,7 @@ def _time_draw(rows: Sequence[Row], path: Path) -> None:
         if method not in lines:  # the first seed
             mine = [r for r in rows if (r["model"], r["scenario"], r["method"]) == (model, scenario, method)]
             lines[str(method)] = [r["cpu_s"] for r in mine if r["seed"] == seed], ratios
-    draw_lines(panels, "core seconds", "latency over gold", path)
+    draw_lines(panels, "core seconds", "latency over gold", path, logarithmic=True)
 
 
 def _experiment(name: str, title: str, paper: str, here: str, **more: Any) -> Experiment:
