@@ -20,7 +20,8 @@ The message of each says what to do about it.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class DistrEdgeError(Exception):
@@ -74,6 +75,17 @@ class DependencyError(InputError):
 
     def __init__(self, what: str, package: str, extra: str) -> None:
         super().__init__(f"{what} needs {package}: pip install 'distredge[{extra}]'")
+
+
+@contextmanager
+def needing(what: str, extra: str) -> Iterator[None]:
+    """Around imports: a library that is missing is a `DependencyError`, as `what` needs the extra that has it."""
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").startswith("distredge"):
+            raise
+        raise DependencyError(what, str(exc.name), extra) from exc
 
 
 class RunError(DistrEdgeError):

@@ -10,7 +10,7 @@ import typer
 
 from distredge.cli.output import JsonFlag, Seed, emit, table, work_bar
 from distredge.cli.planning import Budget
-from distredge.errors import DependencyError
+from distredge.errors import needing
 from distredge.resources import check_writable
 
 
@@ -34,12 +34,8 @@ def train_general(
     """
     from distredge.agents.general.settings import load_settings
 
-    try:
+    with needing("training an agent", "train"):
         from distredge.agents.general.training import train_general as train
-    except ModuleNotFoundError as exc:
-        if (exc.name or "").startswith("distredge"):
-            raise
-        raise DependencyError("training an agent", str(exc.name), "train") from exc
     chosen = load_settings(settings)
     check_writable(out)
     extras = ("" if budget_s is None else f" --budget-s {budget_s:g}") + (" --resume" if resume else "")

@@ -15,7 +15,7 @@ import typer
 from distredge.cli.models import InputShape, Model, load
 from distredge.cli.output import JsonFlag, Seed, console, emit, errors, progress_bar, table
 from distredge.cli.planning import Budget, ScenarioName, show_plan, warn
-from distredge.errors import DependencyError, InputError, UnknownNameError
+from distredge.errors import InputError, UnknownNameError, needing
 from distredge.resources import check_writable
 from distredge.scenario import Scenario, load_scenario
 
@@ -194,9 +194,7 @@ def _logger(folder: Path | None) -> Iterator[Log]:
     if folder is None:
         yield lambda name, value, step: None
         return
-    try:
+    with needing("--logs", "train"):
         from torch.utils.tensorboard import SummaryWriter
-    except ModuleNotFoundError as exc:
-        raise DependencyError("--logs", str(exc.name), "train") from exc
     with SummaryWriter(str(folder)) as writer:
         yield writer.add_scalar

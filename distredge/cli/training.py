@@ -12,7 +12,7 @@ import typer
 from distredge.cli.models import InputShape, Model, load
 from distredge.cli.output import JsonFlag, Seed, console, emit, errors, progress_bar, table
 from distredge.cli.planning import Budget, ScenarioName, warn
-from distredge.errors import DependencyError, InputError
+from distredge.errors import InputError, needing
 from distredge.model.graph import LayerGraph
 from distredge.scenario import Scenario, load_scenario
 
@@ -101,10 +101,8 @@ def _tune(graph: LayerGraph, scenario: Scenario, settings: Settings, trials: int
     from distredge.api import partition
     from distredge.simulate.simulator import Simulator
 
-    try:
+    with needing("tuning", "tune"):
         from distredge.agents.tuning import tune
-    except ModuleNotFoundError as exc:
-        raise DependencyError("tuning", str(exc.name), "tune") from exc
     simulator = Simulator(graph, scenario, partition(graph, scenario, seed=seed))
     with progress_bar(f"{trials} trials") as progress:
         return tune(simulator, settings, trials, seed, out, progress)

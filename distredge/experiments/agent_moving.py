@@ -94,8 +94,7 @@ class Ground:
 
     def latency(self, conditions: Conditions, plans: Sequence[WholePlan]) -> FloatArray:
         """(plans,) in ms under conditions (one)."""
-        batch = Conditions(conditions.mbps[None], conditions.slowdown[None], conditions.io_ms[None])
-        found: FloatArray = self.simulators.evaluate(batch, plans)[0]
+        found: FloatArray = self.simulators.evaluate(conditions[None], plans)[0]
         return found
 
     def library(self, conditions: Conditions) -> list[WholePlan]:
@@ -201,9 +200,7 @@ def wrong_world(ground: Ground) -> Iterator[Row]:
                     told, true = judged[k], change(judged[k])
                     refit = Conditions(*shifted(np.stack([told.mbps, told.slowdown, told.io_ms]), shifts))
                     searched = {
-                        f"{name} + 10 ms": search_from(
-                            ground.simulators, c, guesses(ground.agent, c), ground.steps(10), rng
-                        )[0]
+                        f"{name} + 10 ms": _searched(ground, c, rng)
                         for name, c in (("as told", told), ("refitted", refit))
                     }
                     plans = {"unadapted": ground.decide(told), "end to end": ground.decide(told, adapter), **searched}
@@ -284,8 +281,7 @@ def robust(ground: Ground, sigma: float, others: Mapping[str, MovingAgent]) -> I
             plans[name] = ground.decide(told, other)
         plans["search on the estimate"] = _searched(ground, told, rng)
         for draw in range(ground.effort.draws):
-            batch = Conditions(told.mbps[None], told.slowdown[None], told.io_ms[None])
-            true = disturbed(batch, noise, rng)[0]
+            true = disturbed(told[None], noise, rng)[0]
             gold = ground.gold_ms(true, draw)
             ms = ground.latency(true, list(plans.values()))
             over = {name: float(x) / gold for name, x in zip(plans, ms, strict=True)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,7 +12,7 @@ import numpy as np
 from distredge.agents.checkpoint import BestPlan, read_best
 from distredge.agents.settings import Settings, load_settings
 from distredge.agents.watch import Watch
-from distredge.errors import DependencyError, InputError
+from distredge.errors import InputError, needing
 from distredge.partitioning.lcpss import ALPHA, SAMPLES, lcpss
 from distredge.planners.base import Planner, Strategy, Task, simulator_for
 from distredge.planners.candidates import candidate_schemes
@@ -82,7 +81,8 @@ def train_planner(
     there is nothing that fits to resume.
     """
     began = time.perf_counter()
-    train = _trainer()
+    with needing("training an agent", "train"):
+        from distredge.agents.osds import train
     settings = preset if isinstance(preset, Settings) else load_settings(preset)
     before = 0.0 if settings.screen is None else settings.screen.share  # of the progress that is reported
     if len(task.scenario.providers) < 2:
@@ -124,17 +124,6 @@ def _less(task: Task, began: float) -> Task:
     if task.budget_s is None:
         return task
     return replace(task, budget_s=max(0.1, task.budget_s - (time.perf_counter() - began)))
-
-
-def _trainer() -> Callable[..., TrainingResult]:
-    """`distredge.agents.osds.train`, whose libraries are heavy and optional."""
-    try:
-        from distredge.agents.osds import train
-    except ModuleNotFoundError as exc:
-        if (exc.name or "").startswith("distredge"):
-            raise
-        raise DependencyError("training an agent", str(exc.name), "train") from exc
-    return train
 
 
 def _new_ground(task: Task, settings: Settings) -> _Ground:

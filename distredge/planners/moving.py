@@ -14,9 +14,9 @@ import numpy as np
 
 from distredge.agents.moving.header import Header, devices
 from distredge.agents.moving.library import Simulators, cast_conditions, cover, expected_log_latency, sample_conditions
-from distredge.agents.moving.policy import MovingAgent, Networks, Roles, WholePlan
+from distredge.agents.moving.policy import MovingAgent, Roles, WholePlan
 from distredge.agents.moving.settings import MovingSettings, Noise
-from distredge.errors import DependencyError, InputError, PlanError
+from distredge.errors import InputError, PlanError, needing
 from distredge.planners.base import Strategy, Task, draft
 from distredge.planners.candidates import candidate_schemes
 from distredge.planners.moves import Locations, Order, map_cuts, move_location
@@ -208,7 +208,8 @@ def pretrain(task: Task, settings: MovingSettings, log: Log = lambda name, value
     graph, scenario = task.graph, task.scenario
     if len(scenario.providers) < 2:
         raise InputError(f"'{scenario.name}' has one provider, there is nothing to split: use --method offload")
-    fit_networks = _fitter()
+    with needing("pre-training an agent", "train"):
+        from distredge.agents.moving.training import fit_networks
     simulators = Simulators(graph, scenario)
     roles, clock = simulators.roles(), _Clock(task)
     search = LibrarySearch(task, simulators, roles, settings)
@@ -251,14 +252,3 @@ class _Clock:
             return done
 
         return count
-
-
-def _fitter() -> Callable[..., Networks]:
-    """`distredge.agents.moving.training.fit_networks`, whose libraries are heavy and optional."""
-    try:
-        from distredge.agents.moving.training import fit_networks
-    except ModuleNotFoundError as exc:
-        if (exc.name or "").startswith("distredge"):
-            raise
-        raise DependencyError("pre-training an agent", str(exc.name), "train") from exc
-    return fit_networks

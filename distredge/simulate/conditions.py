@@ -38,8 +38,8 @@ class Conditions:
     def __len__(self) -> int:
         return len(self.mbps)
 
-    def __getitem__(self, at: int | slice | IntArray) -> Conditions:
-        """One, or some, of a batch."""
+    def __getitem__(self, at: int | slice | IntArray | None) -> Conditions:
+        """One, or some, of a batch; None makes a batch of one."""
         return Conditions(self.mbps[at], self.slowdown[at], self.io_ms[at])
 
     def reordered(self, order: tuple[int, ...] | IntArray) -> Conditions:
@@ -69,10 +69,10 @@ class Conditions:
 
 def under(simulator: Simulator, conditions: Conditions) -> Simulator:
     """The simulator under conditions (one, not a batch), with its tables shared; its `scenario` stays as it was."""
-    batch = Conditions(conditions.mbps[None], conditions.slowdown[None], conditions.io_ms[None])
     return simulator.with_problem(
         simulator.problem._replace(
-            node_ms=node_times(simulator.scenario, batch)[0], slowdown=np.ascontiguousarray(conditions.slowdown)
+            node_ms=node_times(simulator.scenario, conditions[None])[0],
+            slowdown=np.ascontiguousarray(conditions.slowdown),
         )
     )
 

@@ -46,8 +46,7 @@ class Simulators:
 
         It is good for evaluating and annealing; its `scenario` stays as it was.
         """
-        batch = Conditions(conditions.mbps[None], conditions.slowdown[None], conditions.io_ms[None])
-        return self._reordered(locations, order, node_times(self.scenario, batch)[0], conditions.slowdown)
+        return self._reordered(locations, order, node_times(self.scenario, conditions[None])[0], conditions.slowdown)
 
     def evaluate(self, conditions: Conditions, plans: Sequence[WholePlan]) -> FloatArray:
         """Latency in ms, (n, plans), of each plan under each of n conditions (in the scenario's order)."""
