@@ -77,11 +77,18 @@ def run(
         str | None, typer.Option("--listen", metavar="HOST:PORT", help="Where results come to; by default found out.")
     ] = None,
     threads: Threads = 1,
+    hold: Annotated[
+        bool,
+        typer.Option("--hold", help="Hold each split-part for its profiled time, compute nothing; the links are real."),
+    ] = False,
     model: ModelOption = None,
     as_json: JsonFlag = False,
     seed: Seed = 0,
 ) -> None:
-    """Run a plan on providers that are already there.
+    """Run a plan on providers that are already there; it goes on when some of them fail.
+
+    Nobody sends faster than the scenario says that links are. Providers of the scenario that have no part in the plan
+    step in when others are lost, if their addresses are known.
 
     Example: distredge run plan.json --at xavier-0=192.168.1.20:5701 --at nano-0=192.168.1.21:5701 --keys keys --verify
     """
@@ -90,9 +97,9 @@ def run(
 
     bound, chosen = _bound(plan_file, scenario, model)
     addresses = {p.name: p.address for p in chosen.providers if p.address} | dict(
-        _address(item, bound) for item in at or []
+        _address(item, chosen.provider_names) for item in at or []
     )
-    options = RunOptions(inflight=inflight, verify=verify, wire=wire, threads=threads)
+    options = RunOptions(inflight=inflight, verify=verify, wire=wire, threads=threads, hold=hold, paced=True)
     shown = load_images(_image_source(images), bound.graph)
     with progress_bar("running") as progress:
         report = run_plan(
@@ -133,7 +140,10 @@ def up(
     bound, chosen = _bound(plan_file, scenario, model)
     shown = load_images(_image_source(images), bound.graph)
     data = run_up(
-        bound, chosen, shown, RunOptions(inflight=inflight, verify=verify, wire=wire, emulate=emulate, threads=threads)
+        bound,
+        chosen,
+        shown,
+        RunOptions(inflight=inflight, verify=verify, wire=wire, emulate=emulate, threads=threads),
     )
     _finish(as_json, bound, data)
     if not emulate:
@@ -194,8 +204,8 @@ def run_up(bound: BoundPlan, scenario: Scenario, images: Sequence[FloatRows], op
 def report_data(bound: BoundPlan, scenario: Scenario, report: RunReport, options: RunOptions) -> dict[str, object]:
     """A report as JSON-ready data; for an emulated run with what the simulator predicts for the same wire."""
     wire = wire_of(options, scenario)
-    data: dict[str, object] = {**asdict(report), "wire": wire, "emulated": options.emulate}
-    if options.emulate:
+    data: dict[str, object] = {**asdict(report), "wire": wire, "emulated": options.emulate or options.hold}
+    if options.emulate or options.hold:
         predicted = trace(bound, scenario, element_bytes=WIRES[wire]).latency_ms
         data["predicted_ms"] = predicted
         data["prediction_error"] = (predicted - report.latency_ms.p50) / report.latency_ms.p50
@@ -230,10 +240,10 @@ def _warn_of_precision(bound: BoundPlan, scenario: Scenario) -> None:
         )
 
 
-def _address(item: str, bound: BoundPlan) -> tuple[str, str]:
+def _address(item: str, known: Sequence[str]) -> tuple[str, str]:
     name, _, address = item.partition("=")
-    if name not in bound.plan.providers or not address:
-        raise InputError(f"--at '{item}': give NAME=HOST:PORT, NAME one of {', '.join(bound.plan.providers)}")
+    if name not in known or not address:
+        raise InputError(f"--at '{item}': give NAME=HOST:PORT, NAME one of {', '.join(known)}")
     return name, address
 
 
@@ -284,6 +294,12 @@ def _show(bound: BoundPlan, data: dict[str, object]) -> None:
             f"predicted {data['predicted_ms']:.2f} ms, {100 * _number(data['prediction_error']):+.1f} % from the"
             " measured p50 (emulated: board times are held, links shaped)"
         )
+    epochs = data["epochs"]
+    assert isinstance(epochs, tuple)
+    if len(epochs) > 1:
+        changes = [[e.first_image, e.reason, ", ".join(e.providers)] for e in epochs]
+        table("plans", ["from image", "because", "providers"], changes)
+        console.print(f"the longest pause between two results was {_number(data['longest_pause_ms']):.0f} ms")
     if data["max_abs_diff"] is not None:
         console.print(
             f"largest difference from the undivided model: {_number(data['max_abs_diff']):.2e} of its output's scale"

@@ -15,6 +15,9 @@ PACE = 0.98
 QUANTUM_BYTES = 16 * 1024
 """A message travels in quanta of this size; a quantum is forwarded when it has wholly arrived."""
 
+PACED_BYTES = 16 * 1024
+"""A paced sender hands over so many bytes at a time."""
+
 MESSAGE_MS = 0.25
 """Fixed cost of a message at its receiver, in ms, on top of its bytes."""
 

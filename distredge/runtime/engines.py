@@ -1,9 +1,10 @@
-"""Builds the engines of a provider's stages: real ones, or stand-ins for boards."""
+"""The engines of a provider's stages: real ones, kept from plan to plan, or stand-ins for boards."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distredge.engine.base import Engine, HeadEngine
 from distredge.engine.emulated import EmulatedEngine, EmulatedHead
@@ -13,8 +14,14 @@ from distredge.geometry.split import Volume
 from distredge.model.graph import LayerGraph
 from distredge.runtime.message import Emulation, Setup, Stage
 
+if TYPE_CHECKING:
+    from distredge.engine.subgraph import OnnxSource
+
 Engines = Mapping[int, Engine | HeadEngine]
 """Engines by boundary."""
+
+_Key = tuple[int, int] | None
+"""Which layers an engine runs; None: the head."""
 
 
 def emulated_engines(setup: Setup, emulation: Emulation) -> Engines:
@@ -27,24 +34,53 @@ def emulated_engines(setup: Setup, emulation: Emulation) -> Engines:
     }
 
 
-def real_engines(setup: Setup, path: Path) -> Engines:
-    """An ONNX Runtime engine for each stage of the model at `path`; raises `RunError` if a stage does not fit it."""
-    from distredge.engine.onnxruntime import FixedEngine, OrtHead
-    from distredge.engine.subgraph import OnnxSource
-    from distredge.model.onnx_import import import_onnx
+class Shelf:
+    """The ONNX Runtime engines of a session, by what they run. Used by one thread.
 
-    graph = import_onnx(path, path.stem, setup.model_sha256, input_shape=setup.input_shape)
-    source = OnnxSource.of(graph)
-    engines: dict[int, Engine | HeadEngine] = {}
-    for stage in setup.stages:
+    An engine computes any rows of its volume: a new split of the same volumes builds nothing. What no live epoch needs
+    is put away with `keep`.
+    """
+
+    def __init__(self) -> None:
+        self._graph: LayerGraph | None = None
+        self._source: OnnxSource | None = None
+        self._engines: dict[_Key, Engine | HeadEngine] = {}
+
+    def engines(self, setup: Setup, path: Path) -> Engines:
+        """An engine for each stage of the model at `path`; raises `RunError` if a stage does not fit it."""
+        return {stage.boundary: self._engine(setup, path, stage) for stage in setup.stages}
+
+    def keep(self, setups: list[Setup]) -> None:
+        """Free the engines that none of these needs."""
+        wanted = {stage.layers for setup in setups for stage in setup.stages}
+        for key in self._engines.keys() - wanted:
+            del self._engines[key]
+
+    def _engine(self, setup: Setup, path: Path, stage: Stage) -> Engine | HeadEngine:
+        from distredge.engine.onnxruntime import OrtHead, RuntimeEngine
+
+        graph, source = self._model(setup, path)
+        engine = self._engines.get(stage.layers)
         if stage.layers is None:
-            engines[stage.boundary] = OrtHead(graph, threads=setup.threads, source=source)
+            engine = engine or OrtHead(graph, threads=setup.threads, source=source)
         else:
             volume = Volume(graph, *stage.layers)
             _check(graph, volume, stage)
-            engine = engines[stage.boundary] = FixedEngine(volume, threads=setup.threads, source=source)
+            if not isinstance(engine, Engine):
+                engine = RuntimeEngine(volume, threads=setup.threads, source=source)
             engine.prepare(Interval(*stage.out))
-    return engines
+        self._engines[stage.layers] = engine
+        return engine
+
+    def _model(self, setup: Setup, path: Path) -> tuple[LayerGraph, OnnxSource]:
+        """The model, read once."""
+        from distredge.engine.subgraph import OnnxSource
+        from distredge.model.onnx_import import import_onnx
+
+        if self._graph is None or self._source is None:
+            self._graph = import_onnx(path, path.stem, setup.model_sha256, input_shape=setup.input_shape)
+            self._source = OnnxSource.of(self._graph)
+        return self._graph, self._source
 
 
 def _check(graph: LayerGraph, volume: Volume, stage: Stage) -> None:

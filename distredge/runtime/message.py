@@ -6,6 +6,7 @@ Its size is checked against what the header and the assignment promise before it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Version of the messages; both ends must speak the same."""
 
 MAX_HEADER_BYTES = 4 * 1024 * 1024
@@ -29,6 +30,7 @@ Size = Annotated[int, Meta(ge=1, le=2**24)]
 Rows = tuple[Count, Count]
 Layer = Annotated[int, Meta(ge=-1, le=2**24)]
 Ms = Annotated[float, Meta(ge=0, le=1e9)]
+Seconds = Annotated[float, Meta(ge=0, le=1e12)]
 ProbeBytes = Annotated[int, Meta(ge=1, le=MAX_PROBE_BYTES)]
 Wire: TypeAlias = Literal["float32", "float16", "int8"]
 Dtype: TypeAlias = Literal[
@@ -109,17 +111,39 @@ class Hop(msgspec.Struct, frozen=True, array_like=True):
     payload_bytes: ProbeBytes
 
 
+class Stint(msgspec.Struct, frozen=True, array_like=True):
+    """What a provider has lately computed of a stage of an epoch's plan: so many times, in so many ms together."""
+
+    epoch: Count
+    boundary: Count
+    times: Count
+    total_ms: Ms
+
+
+class Stamps(msgspec.Struct, frozen=True, array_like=True):
+    """By which two clocks are compared: a pulse left at `sent_s`; the other node got it and answered, by its own."""
+
+    sent_s: Seconds
+    received_s: Seconds
+    answered_s: Seconds
+
+
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
     session: str
 
 
 class Setup(_Message, frozen=True):
-    """Requester to provider: a session begins; its stages, and where the others are.
+    """Requester to provider: a plan, which is an epoch of the session; the first one begins the session.
 
-    `input_shape` is that of the model's image; `outputs` are names and shapes of the outputs that the head makes (0: a
-    size that only the head knows), `threads` those of the engine. Without stages the session is one of probes.
+    The provider has these `stages` in it (none: it stands by, and passes probes on). Epochs older than `oldest` are
+    over: what is left of their frames is thrown away. `addresses` say where the session's nodes are, `input_shape` is
+    that of the model's image; `outputs` are names and shapes of the outputs that the head makes (0: a size that only
+    the head knows), `threads` those of the engine. `pace_mbps` is the rate of the provider's uplink, which it does not
+    exceed; `memory_mb` what the plan needs of it by the planner's account.
     """
 
+    epoch: Count
+    oldest: Count
     protocol: int
     addresses: dict[str, str]
     model_sha256: str
@@ -129,12 +153,16 @@ class Setup(_Message, frozen=True):
     wire: Wire
     emulation: Emulation | None
     threads: Annotated[int, Meta(ge=1, le=256)]
+    pace_mbps: Annotated[float, Meta(gt=0)] | None = None
+    memory_mb: Annotated[float, Meta(ge=0)] = 0.0
+    traced: bool = False
 
 
 class NeedModel(_Message, frozen=True):
-    """Provider to requester: the model's files are not here."""
+    """Provider to requester: the model's files are not here, which the epoch needs."""
 
     sender: str
+    epoch: Count
 
 
 class ModelChunk(_Message, frozen=True):
@@ -147,9 +175,10 @@ class ModelChunk(_Message, frozen=True):
 
 
 class Ready(_Message, frozen=True):
-    """Provider to requester: the engines are built."""
+    """Provider to requester: the engines of an epoch are built."""
 
     sender: str
+    epoch: Count
 
 
 class Busy(_Message, frozen=True):
@@ -162,6 +191,7 @@ class RowsChunk(_Message, frozen=True):
     """Part of a block of rows of a layer's tensor, for a boundary: its bytes from `offset` on. Chunks come in order."""
 
     sender: str
+    epoch: Count
     frame: Count
     boundary: Count
     layer: Layer
@@ -177,6 +207,7 @@ class ResultChunk(_Message, frozen=True):
     """
 
     sender: str
+    epoch: Count
     frame: Count
     output: Count
     offset: Count
@@ -199,17 +230,39 @@ class Probe(_Message, frozen=True):
     spent_ms: Annotated[tuple[tuple[Ms, Ms], ...], Meta(max_length=MAX_HOPS)]
 
 
+class Pulse(_Message, frozen=True):
+    """Requester to provider: still there, at `sent_s` by its own clock; epochs older than `oldest` are over."""
+
+    oldest: Count
+    sent_s: Seconds
+
+
 class Heartbeat(_Message, frozen=True):
-    """Either way: still there. A provider also tells what it sees of the links by which rows come to it."""
+    """Provider to requester: still there.
+
+    With it comes whether it has received, computed or sent anything since its last heartbeat, what it sees of the links
+    by which rows come to it, what it has computed meanwhile, and the answer to the last pulse.
+    """
 
     sender: str
+    is_active: bool = False
     links: tuple[Observed, ...] = ()
+    work: tuple[Stint, ...] = ()
+    stamps: Stamps | None = None
+
+
+class Unreachable(_Message, frozen=True):
+    """Provider to requester: another node does not take its messages."""
+
+    sender: str
+    peer: str
 
 
 class Failed(_Message, frozen=True):
-    """Provider to requester: the session cannot go on."""
+    """Provider to requester: it cannot do its part of an epoch."""
 
     sender: str
+    epoch: Count
     reason: str
 
 
@@ -231,7 +284,20 @@ class Report(_Message, frozen=True):
 
 
 Message: TypeAlias = (
-    Setup | NeedModel | ModelChunk | Ready | Busy | RowsChunk | ResultChunk | Probe | Heartbeat | Failed | Stop | Report
+    Setup
+    | NeedModel
+    | ModelChunk
+    | Ready
+    | Busy
+    | RowsChunk
+    | ResultChunk
+    | Probe
+    | Pulse
+    | Heartbeat
+    | Unreachable
+    | Failed
+    | Stop
+    | Report
 )
 WITH_PAYLOAD = ModelChunk | RowsChunk | ResultChunk | Probe
 
@@ -244,7 +310,10 @@ def encode(message: Message) -> bytes:
     return _encoder.encode(message)
 
 
-def decode(frames: list[bytes]) -> tuple[Message, bytes]:
+Buffer: TypeAlias = bytes | memoryview
+
+
+def decode(frames: Sequence[Buffer]) -> tuple[Message, Buffer]:
     """Header and payload (empty if there is none); raises `MessageError` if the frames are no message."""
     if not 1 <= len(frames) <= 2 or len(frames[0]) > MAX_HEADER_BYTES:
         raise MessageError(f"{len(frames)} frames, the first of {len(frames[0]) if frames else 0} bytes")
@@ -253,7 +322,7 @@ def decode(frames: list[bytes]) -> tuple[Message, bytes]:
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise MessageError(f"not a message: {exc}") from exc
     payload = frames[1] if len(frames) == 2 else b""
-    if bool(payload) != isinstance(message, WITH_PAYLOAD) or len(payload) > MAX_PAYLOAD_BYTES:
+    if bool(len(payload)) != isinstance(message, WITH_PAYLOAD) or len(payload) > MAX_PAYLOAD_BYTES:
         raise MessageError(f"{type(message).__name__} with {len(payload)} payload bytes")
     return message, payload
 
@@ -279,7 +348,7 @@ def pack(array: npt.NDArray[np.generic], wire: Wire) -> tuple[memoryview, float]
     return packed.reshape(-1).view(np.uint8).data, scale
 
 
-def unpack(data: bytes | bytearray, wire: Wire, scale: float, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+def unpack(data: Buffer | bytearray, wire: Wire, scale: float, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """What `pack` was given, up to the wire's precision; raises `MessageError` if the size is not the shape's."""
     if len(data) != packed_bytes(shape, wire):
         raise MessageError(f"{len(data)} bytes for the shape {shape} in {wire}")

@@ -15,11 +15,13 @@ from threading import Event, Thread
 import zmq
 
 from distredge.errors import InputError
-from distredge.profiles.network import QUANTUM_BYTES
+from distredge.runtime.compute import Compute, Worker
+from distredge.runtime.engines import Shelf
 from distredge.runtime.keys import Keys
 from distredge.runtime.message import (
     PROTOCOL,
     UNCHANGED,
+    Buffer,
     Busy,
     Failed,
     Heartbeat,
@@ -27,31 +29,173 @@ from distredge.runtime.message import (
     MessageError,
     ModelChunk,
     Probe,
+    Pulse,
     Report,
     RowsChunk,
     Setup,
+    Stamps,
     Stop,
+    Unreachable,
 )
+from distredge.runtime.outbox import Outbox, Pace
+from distredge.runtime.sender import SocketOutbox
+from distredge.runtime.session import Session
 from distredge.runtime.store import ModelDownload, ModelStore
-from distredge.runtime.transport import CHUNK_BYTES, Connections, Inbox, Peer, Sender, address_book
-from distredge.runtime.worker import Session, Worker
+from distredge.runtime.transport import Inbox
 from distredge.scenario import REQUESTER
 
-BEAT_S = 0.5
+BEAT_S = 0.1
 """A heartbeat is sent this often."""
 
-LOST_S = 3.0
-"""A node that has not been heard of for so long is lost."""
+REQUESTER_LOST_S = 3.0
+"""A requester that has not been heard of for so long is gone; its providers free what they hold for it."""
 
 MAX_ELEMENTS = 2**29
 """A stage's input is refused beyond this: 2 GiB."""
-
-_POLL_S = 0.1
 
 _SWITCH_S = 0.0005
 """A thread that has something to pass on waits no longer than this for another one to let it."""
 
 log = logging.getLogger(__name__)
+
+
+class Service:
+    """What a provider does, without sockets and threads: told of messages and of the time, it answers into an outbox.
+
+    `link_of` is told of a session's emulated downlink rate in Mbit/s (infinite: a real link) when it begins. Its
+    methods are for one thread; work goes to `compute`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        outbox: Outbox,
+        compute: Compute,
+        store: ModelStore,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        shelf: Callable[[], Shelf] = Shelf,
+        link_of: Callable[[float], None] = lambda mbps: None,
+        bytes_in: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.name = name
+        self.session: Session | None = None
+        self._outbox, self._compute, self._store = outbox, compute, store
+        self._clock, self._shelf, self._link_of, self._bytes_in = clock, shelf, link_of, bytes_in
+        self._download: ModelDownload | None = None
+        self._heard_s = self._beat_due_s = 0.0
+        self._pulse: tuple[float, float] | None = None
+
+    def handle(self, message: Message, payload: Buffer, received_s: float) -> None:
+        """Act on a message, or ignore one of an older session; raises `MessageError` for one that does not fit."""
+        if isinstance(message, Setup):
+            self._set_up(message)
+        elif self.session and message.session == self.session.id:
+            self._heard_s = self._clock()  # rows of others count: what the requester says may be queued behind them
+            self._handle_in_session(self.session, message, payload, received_s)
+
+    def tick(self) -> None:
+        """Tell the requester that this provider is there, and notice when the requester is not."""
+        session, now = self.session, self._clock()
+        if session is None or now < self._beat_due_s:
+            return
+        self._beat_due_s = now + BEAT_S
+        stamps = Stamps(*self._pulse, now) if self._pulse else None
+        self._outbox.beat(
+            REQUESTER,
+            Heartbeat(
+                session.id,
+                self.name,
+                session.was_active() or self._outbox.is_sending,
+                session.arrivals.observed(),
+                session.take_stints(),
+                stamps,
+            ),
+        )
+        self._pulse = None
+        if now - self._heard_s > REQUESTER_LOST_S:
+            log.warning("the requester is gone", extra={"session": session.id})
+            self.end_session()
+
+    @property
+    def next_tick_s(self) -> float:
+        """When `tick` has something to do; infinite without a session."""
+        return self._beat_due_s if self.session else math.inf
+
+    def peer_lost(self, peer: str) -> None:
+        """Another node does not take messages; may be called by the sending thread."""
+        session = self.session
+        if session and peer != REQUESTER:
+            self._outbox.put(REQUESTER, Unreachable(session.id, self.name, peer))
+
+    def end_session(self) -> None:
+        """Free all that the session holds."""
+        if self.session:
+            self.session.end()
+            self.session = None
+        if self._download:
+            self._download.discard()
+            self._download = None
+
+    def _handle_in_session(self, session: Session, message: Message, payload: Buffer, received_s: float) -> None:
+        if isinstance(message, RowsChunk):
+            session.add_rows(message, payload, received_s)
+        elif isinstance(message, Pulse):
+            self._pulse = message.sent_s, received_s
+            session.retire(message.oldest)
+        elif isinstance(message, Probe):
+            session.add_probe(message, payload)
+        elif isinstance(message, ModelChunk):
+            self._add_model(session, message, payload)
+        elif isinstance(message, Stop):
+            if message.report:
+                totals = session.compute_ms, self._bytes_in(), self._outbox.bytes_out, session.rows
+                self._outbox.put(REQUESTER, Report(session.id, self.name, *totals, session.arrivals.observed()))
+            self.end_session()
+        else:
+            raise MessageError(f"{type(message).__name__} is for requesters")
+
+    def _set_up(self, setup: Setup) -> None:
+        """Begin a session, or another epoch of the one that is under way; refuse if it is another requester's."""
+        if REQUESTER not in setup.addresses:
+            raise MessageError("a setup that cannot be answered: it does not say where the requester is")
+        problem = _problem(setup, self.name)
+        other = self.session and self.session.id != setup.session
+        if other or problem:
+            failed = Failed(setup.session, self.name, setup.epoch, problem)
+            answer = failed if problem else Busy(setup.session, self.name)
+            self._outbox.answer(setup.addresses[REQUESTER], REQUESTER, answer)
+            return
+        self._heard_s = self._clock()
+        if self.session is None:
+            self.session = self._begin(setup)
+        self.session.add_epoch(setup)
+
+    def _begin(self, setup: Setup) -> Session:
+        emulation = setup.emulation or UNCHANGED
+        emulated_mbps = emulation.rate_mbps or math.inf
+        rate_mbps = min(emulated_mbps, setup.pace_mbps or math.inf)
+        pace = Pace(rate_mbps, {}, math.isfinite(emulated_mbps), emulation.read_ms, emulation.read_byte_ms)
+        try:
+            self._outbox.open(setup.addresses, pace)
+        except InputError as exc:
+            raise MessageError(f"a setup that cannot be answered: {exc}") from exc
+        self._link_of(emulated_mbps)
+        self._pulse, self._beat_due_s = None, 0.0
+        log.info("a session begins", extra={"session": setup.session})
+        return Session(self.name, setup, self._outbox, self._compute, self._store, self._clock, self._shelf())
+
+    def _add_model(self, session: Session, chunk: ModelChunk, payload: Buffer) -> None:
+        if self._download is None:
+            self._download = ModelDownload(self._store, session.model_sha256)
+        try:
+            if self._download.add(chunk, bytes(payload)):
+                self._download.discard()  # of what another provider of this machine had put there first
+                self._download = None
+                session.model_is_here()
+        except (MessageError, OSError) as exc:
+            session.fail(f"cannot store the model: {exc}")
+            self.end_session()
 
 
 class Provider:
@@ -65,8 +209,6 @@ class Provider:
         if name == REQUESTER:
             raise InputError(f"no provider may be named '{REQUESTER}': choose another name")
         self.name = name
-        self._keys = keys
-        self._store = store or ModelStore()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._gate = keys.start_gate(self._context) if keys else None
         try:
@@ -75,127 +217,38 @@ class Provider:
             self._close_context()
             raise
         self.address = self._inbox.address
-        self._beats = Connections(self._context, keys)
-        self._sender = Sender(self._context, keys, self._peer_lost)
+        self._outbox = SocketOutbox(self._context, keys, lambda peer: self._service.peer_lost(peer))
         self._worker = Worker()
-        self._session: Session | None = None
-        self._download: ModelDownload | None = None
-        self._heard = self._beat_due = 0.0
+        self._service = Service(
+            name,
+            self._outbox,
+            self._worker,
+            store or ModelStore(),
+            link_of=self._inbox.shape,
+            bytes_in=lambda: self._inbox.bytes_in,
+        )
 
     def serve(self, stop: Event) -> None:
         """Receive, and keep the other two threads busy, until `stop` is set; then free everything."""
         self._worker.start()
-        self._sender.start()
         try:
             while not stop.is_set():
-                arrived = self._inbox.receive(_POLL_S)
+                arrived = self._inbox.receive(BEAT_S)
                 if arrived:
                     self._handle(*arrived)
-                self._beat()
+                self._service.tick()
         finally:
-            self._end_session()
+            self._service.end_session()
             self._worker.put(None)
-            self._sender.patience_s = 0.0
-            self._sender.stop()
-            self._beats.close()
+            self._outbox.close(patience_s=0.0)
             self._inbox.close()
             self._close_context()
 
-    def _handle(self, message: Message, payload: bytes) -> None:
-        """Act on a message; one of a session that is over is ignored, one that does not fit is dropped."""
+    def _handle(self, message: Message, payload: Buffer) -> None:
         try:
-            if isinstance(message, Setup):
-                self._set_up(message)
-            elif self._session and message.session == self._session.id:
-                self._handle_in_session(self._session, message, payload)
+            self._service.handle(message, payload, self._inbox.received_s)
         except MessageError as exc:
             self._inbox.reject(exc)
-
-    def _handle_in_session(self, session: Session, message: Message, payload: bytes) -> None:
-        self._heard = time.monotonic()  # rows of others count: what the requester says may be queued behind them
-        if isinstance(message, RowsChunk):
-            if message.sender in session.setup.addresses:
-                session.arrivals.took(message, len(payload), self._inbox.received_s)
-            session.assembly.add_chunk(message, payload)
-        elif isinstance(message, Probe):
-            session.add_probe(message, payload)
-        elif isinstance(message, ModelChunk):
-            self._add_model(session, message, payload)
-        elif isinstance(message, Stop):
-            if message.report:
-                totals = session.compute_ms, self._inbox.bytes_in, self._sender.bytes_out, session.rows
-                self._sender.put(REQUESTER, Report(session.id, self.name, *totals, session.arrivals.observed()))
-            self._end_session()
-        elif not isinstance(message, Heartbeat):
-            raise MessageError(f"{type(message).__name__} is for requesters")
-
-    def _set_up(self, setup: Setup) -> None:
-        """Begin a session, unless it has begun already or another one is under way."""
-        if self._session and self._session.id == setup.session:
-            return
-        try:
-            peers = address_book(setup.addresses, self._keys)
-            requester = peers[REQUESTER]
-        except (InputError, KeyError) as exc:
-            raise MessageError(f"a setup that cannot be answered: {exc}") from exc
-        problem = _problem(setup)
-        if self._session or problem:
-            self._refuse(setup, requester, problem)
-            return
-        emulation = setup.emulation or UNCHANGED
-        rate = emulation.rate_mbps or math.inf
-        chunk_bytes = QUANTUM_BYTES if setup.emulation else CHUNK_BYTES
-        self._inbox.shape(rate)
-        self._sender.reset(peers, rate, chunk_bytes, (emulation.read_ms, emulation.read_byte_ms))
-        self._beats.connect({REQUESTER: requester})
-        self._heard = time.monotonic()
-        self._session = Session(self.name, setup, self._worker, self._sender, self._store)
-        self._session.begin()
-        log.info("session %s begins", setup.session)
-
-    def _refuse(self, setup: Setup, requester: Peer, problem: str) -> None:
-        """Tell a requester that it cannot be served, or not now."""
-        answer = Connections(self._context, self._keys)
-        answer.connect({REQUESTER: requester})
-        message = Failed(setup.session, self.name, problem) if problem else Busy(setup.session, self.name)
-        answer.send(REQUESTER, message, patience_s=1.0)
-        answer.close()
-
-    def _add_model(self, session: Session, chunk: ModelChunk, payload: bytes) -> None:
-        if self._download is None:
-            self._download = ModelDownload(self._store, session.setup.model_sha256)
-        try:
-            if self._download.add(chunk, payload):
-                session.begin()
-        except (MessageError, OSError) as exc:
-            session.fail(f"cannot store the model: {exc}")
-            self._end_session()
-
-    def _beat(self) -> None:
-        """Tell the requester that this provider is there, and notice when the requester is not."""
-        now = time.monotonic()
-        if self._session is None or now < self._beat_due:
-            return
-        self._beat_due = now + BEAT_S
-        self._beats.send(REQUESTER, Heartbeat(self._session.id, self.name, self._session.arrivals.observed()))
-        if now - self._heard > LOST_S:
-            log.warning("the requester of session %s is gone", self._session.id)
-            self._end_session()
-
-    def _peer_lost(self, peer: str) -> None:
-        """Called by the sending thread."""
-        session = self._session
-        if session and peer != REQUESTER:
-            session.fail(f"cannot reach provider '{peer}' at {session.setup.addresses.get(peer)}")
-
-    def _end_session(self) -> None:
-        """Free all that the session holds."""
-        if self._session:
-            self._session.over = True
-            self._session = None
-        if self._download:
-            self._download.discard()
-            self._download = None
 
     def _close_context(self) -> None:
         if self._gate:
@@ -203,7 +256,7 @@ class Provider:
         self._context.term()
 
 
-def _problem(setup: Setup) -> str:
+def _problem(setup: Setup, name: str) -> str:
     """Why a setup cannot be carried out; empty if it can."""
     if setup.protocol != PROTOCOL:
         return f"speaks protocol {PROTOCOL}, the requester {setup.protocol}: install one version on both"

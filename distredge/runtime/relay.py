@@ -8,29 +8,29 @@ import msgspec
 import numpy as np
 
 from distredge.runtime.assembly import Blocks
-from distredge.runtime.message import MessageError, Probe, Wire, pack, unpack
+from distredge.runtime.message import Buffer, MessageError, Probe, Wire, pack, unpack
 
 
 class ProbeBlocks:
     """Joins the chunks of one probe at a time and writes its bytes into memory as rows are. Used by one thread."""
 
     def __init__(self, wire: Wire) -> None:
-        self._wire: Wire = wire
+        self.wire: Wire = wire
         self._number, self._blocks = -1, Blocks()
 
-    def add(self, probe: Probe, payload: bytes) -> float | None:
+    def add(self, probe: Probe, payload: Buffer) -> float | None:
         """What writing took (ms) if this was the last chunk; raises `MessageError` for bytes that do not fit."""
         if probe.number != self._number:  # what was not finished will not be
             self._number, self._blocks = probe.number, Blocks()
         block = self._blocks.add((), probe.offset, payload, probe.total)
         if block is None:
             return None
-        elements, odd = divmod(len(block), np.dtype(self._wire).itemsize)
+        elements, odd = divmod(len(block), np.dtype(self.wire).itemsize)
         if odd:
-            raise MessageError(f"{len(block)} bytes are no whole number of {self._wire} elements")
+            raise MessageError(f"{len(block)} bytes are no whole number of {self.wire} elements")
         begun = time.perf_counter()
         rows = np.empty(elements, dtype=np.float32)
-        rows[:] = unpack(block, self._wire, 1.0, (elements,))
+        rows[:] = unpack(block, self.wire, 1.0, (elements,))
         return (time.perf_counter() - begun) * 1000.0
 
 

@@ -1,13 +1,12 @@
-"""The service requester: sets providers up for a plan, sends images and takes the results."""
+"""The service requester: sets providers up for a plan, sends images and takes the results, whatever happens to them."""
 
 from __future__ import annotations
 
 import logging
-import math
 import mmap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -16,47 +15,73 @@ from distredge.engine.base import FloatRows
 from distredge.engine.emulated import sleep_until
 from distredge.errors import InputError
 from distredge.plans.plan import BoundPlan
-from distredge.runtime.assembly import MAX_IN_FLIGHT, Assembly, Blocks
-from distredge.runtime.assignment import assignments, image_rows, results
+from distredge.runtime.assembly import MAX_IN_FLIGHT
+from distredge.runtime.assignment import assignments
 from distredge.runtime.client import Client
+from distredge.runtime.conductor import Conductor, EpochBegun, FrameDone, Situation
 from distredge.runtime.keys import Keys
 from distredge.runtime.link_estimate import Arrivals
 from distredge.runtime.message import (
     PROTOCOL,
+    UNCHANGED,
+    Buffer,
     Emulation,
     Message,
-    MessageError,
     ModelChunk,
+    NeedModel,
+    Observed,
     Report,
     ResultChunk,
     RowsChunk,
     Setup,
     Stop,
     Wire,
-    pack,
-    unpack,
 )
-from distredge.runtime.provider import MAX_ELEMENTS
+from distredge.runtime.outbox import Pace
+from distredge.runtime.replan import Better, Improvement, Improver, redistributed
 from distredge.runtime.store import ModelStore, described
 from distredge.scenario import REQUESTER
+from distredge.simulate.memory import memory_mb
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class FrameResult:
-    """The model's outputs for an image, and the time from its rows' being queued until the last byte was back."""
+    """The model's outputs for an image, and the time from its rows' being queued until the last byte was back.
+
+    `epoch` is the plan under which they were computed, `done_s` when by the requester's monotonic clock.
+    """
 
     index: int
-    outputs: dict[str, npt.NDArray[np.generic]]
+    outputs: Mapping[str, npt.NDArray[np.generic]]
     latency_ms: float
+    epoch: int = 1
+    done_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On what terms providers work: precision `wire`, engine `threads`, and links.
+
+    `emulate` says how each node stands in for a board under a plan (None: as when it has no part), if any does;
+    `rates_mbps` are real links' rates by node, beyond which nobody sends; `traced` has everything that happens
+    recorded.
+    """
+
+    wire: Wire = "float32"
+    threads: int = 1
+    emulate: Callable[[BoundPlan | None], Mapping[str, Emulation]] | None = None
+    rates_mbps: Mapping[str, float] = field(default_factory=dict)
+    traced: bool = False
 
 
 class Requester(Client):
     """A session with the providers of a plan; a context manager: entering sets them up, leaving frees them.
 
-    `addresses` gives HOST:PORT of each provider that has something to do. For the rest, and for what is raised, see
-    `Client`.
+    `addresses` gives HOST:PORT of each provider that has something to do, and of others that may step in. For the rest,
+    and for what is raised, see `Client`. `improver` finds better plans when the crew has changed; without one the rows
+    of those that are lost go to the others.
     """
 
     def __init__(
@@ -66,176 +91,183 @@ class Requester(Client):
         *,
         keys: Keys | None = None,
         listen: str | None = None,
-        wire: Wire = "float32",
-        emulations: Mapping[str, Emulation] | None = None,
-        threads: int = 1,
+        terms: Terms = Terms(),
+        improver: Improver | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        self._bound, self._wire, self._threads = bound, wire, threads
-        self._stages = assignments(bound)
-        missing = [name for name in self._stages if name not in addresses]
+        missing = [name for name in assignments(bound) if name not in addresses]
         if missing:
             raise InputError(
                 f"where does provider '{missing[0]}' listen? Say --at {missing[0]}=HOST:PORT,"
                 " or give its address in the scenario"
             )
-        super().__init__(
-            {name: addresses[name] for name in self._stages},
-            keys=keys,
-            listen=listen,
-            emulations=emulations,
-            check=check,
-        )
-        self._frames = 0
-        self._started: dict[int, float] = {}
-        self._outputs: dict[int, dict[str, npt.NDArray[np.generic]]] = {}
-        self._of_head = [output for output in bound.graph.head.outputs if output.layer is None]
-        self._arrivals = Arrivals(shaped=bool(self._emulations))
-        pieces = results(bound)
-        boundary = len(bound.volumes) + 1
-        self._rows = Assembly({boundary: pieces} if pieces else {}, wire, self._take_rows)
-        self._blocks = Blocks()
+        super().__init__(addresses, keys=keys, listen=listen, check=check)
+        self._bound, self._terms = bound, terms
+        self._own = self._emulations(bound).get(REQUESTER, UNCHANGED)
+        self._arrivals = Arrivals(shaped=terms.emulate is not None)
+        self._improvement = Improvement(improver, self._better) if improver else None
+        if improver:
+            self._expected = improver.expected(bound)
+        self.history: list[EpochBegun] = []
 
     def stream(self, images: Iterable[FloatRows], inflight: int = 1) -> Iterator[FrameResult]:
-        """The results of float32 images (1, C, H, W), in the order in which they come back.
+        """The results of float32 images (1, C, H, W), in their order, each exactly once.
 
         At most `inflight` images are under way; an image is made while the ones before it are.
         """
         if not 1 <= inflight <= MAX_IN_FLIGHT:
             raise InputError(f"inflight must lie between 1 and {MAX_IN_FLIGHT}, not {inflight}")
-        first, under_way, shape = self._frames, 0, self._bound.graph.input_shape
+        first, under_way, shape = None, 0, self._bound.graph.input_shape
         for image in images:
             if image.shape != shape:
                 raise InputError(f"an image of the shape {image.shape}: the model takes {shape}")
             if under_way == inflight:
+                assert first is not None
                 yield self._next_result(first)
                 under_way -= 1
-            self._submit(image)
+            with self._lock:
+                frame = self._conductor.submit(image)
+            first = frame if first is None else first
             under_way += 1
         for _ in range(under_way):
+            assert first is not None
             yield self._next_result(first)
 
     def finish(self, timeout_s: float = 3.0) -> dict[str, Report]:
         """End the session; the totals of the providers that tell them in time."""
-        for name in self._stages:
-            self._sender.put(name, Stop(self._session, report=True))
+        with self._lock:
+            asked = self._conductor.crew.present()
+        for name in self._addresses:
+            self._outbox.put(name, Stop(self._session, report=name in asked))
         self._finished = True
         reports: dict[str, Report] = {}
         deadline = time.monotonic() + timeout_s
-        while len(reports) < len(self._stages) and time.monotonic() < deadline:
+        while len(reports) < len(asked) and time.monotonic() < deadline:
             event = self._event()
             if isinstance(event, Report):
                 reports[event.sender] = event
         return reports
 
+    def observed_links(self) -> dict[str, tuple[Observed, ...]]:
+        """What each node has seen of the links by which rows come to it, as it last said; changes while a run lasts."""
+        seen = {name: member.links for name, member in self._conductor.crew.members.items()}
+        return {name: links for name, links in {**seen, REQUESTER: self._arrivals.observed()}.items() if links}
+
     # Setting up.
 
-    def _set_up(self) -> None:
-        ModelStore().offer(self._bound.graph)
-        super()._set_up()
+    def _pace(self) -> Pace:
+        if self._own.rate_mbps or self._terms.emulate:
+            rate = self._own.rate_mbps or float("inf")
+            return Pace(rate, {}, emulated=True, read_ms=self._own.read_ms, read_byte_ms=self._own.read_byte_ms)
+        rates = dict(self._terms.rates_mbps)
+        return Pace(rates.pop(REQUESTER, float("inf")), rates)
 
-    def _setup(self, name: str) -> Setup:
-        graph = self._bound.graph
-        return Setup(
-            session=self._session,
-            protocol=PROTOCOL,
-            addresses={REQUESTER: self._inbox.address, **self._addresses},
-            model_sha256=graph.sha256,
-            input_shape=graph.input_shape,
-            outputs=tuple((output.name, output.shape) for output in self._of_head),
-            stages=self._stages[name],
-            wire=self._wire,
-            emulation=self._emulations.get(name),
-            threads=self._threads,
+    def _begin(self) -> None:
+        ModelStore().offer(self._bound.graph)
+        self._inbox.shape(self._own.rate_mbps or float("inf"))
+        self._conductor = Conductor(
+            self._session,
+            self._addresses,
+            self._inbox.address,
+            self._outbox,
+            self._terms.wire,
+            self._brief,
+            lambda situation: redistributed(self._bound, situation),
+            self._tell,
+            time.monotonic,
+            self._situation_changed,
         )
+        self._conductor.begin(self._bound)
+        if self._improvement:
+            self._conductor.pacemaker.expect(1, self._expected)
+
+    def _wait_until_ready(self) -> None:
+        while not self.history:
+            event = self._event()
+            if isinstance(event, NeedModel):
+                self._send_model(event.sender)
+
+    def _brief(self, bound: BoundPlan | None, epoch: int, oldest: int) -> dict[str, Setup]:
+        """What each provider is told of a plan."""
+        stages = assignments(bound) if bound else {}
+        emulations = self._emulations(bound)
+        return {
+            name: Setup(
+                session=self._session,
+                epoch=epoch,
+                oldest=oldest,
+                protocol=PROTOCOL,
+                addresses={REQUESTER: self._inbox.address, **self._addresses},
+                model_sha256=self._bound.graph.sha256,
+                input_shape=self._bound.graph.input_shape,
+                outputs=tuple((o.name, o.shape) for o in self._bound.graph.head.outputs if o.layer is None),
+                stages=stages.get(name, ()),
+                wire=self._terms.wire,
+                emulation=emulations.get(name),
+                threads=self._terms.threads,
+                pace_mbps=self._terms.rates_mbps.get(name),
+                memory_mb=memory_mb(bound, name) if bound and name in stages else 0.0,
+                traced=self._terms.traced,
+            )
+            for name in self._addresses
+        }
+
+    def _emulations(self, bound: BoundPlan | None) -> Mapping[str, Emulation]:
+        return self._terms.emulate(bound) if self._terms.emulate else {}
 
     def _send_model(self, name: str) -> None:
         """Send the model's files; they are mapped, not read, until their chunks leave."""
         path, files = self._bound.graph.path, described(self._bound.graph.path)
-        log.info("sending the model to %s", name)
+        log.info("sending the model", extra={"peer": name})
         for index, (file, _) in enumerate(files):
             with (path.parent / file).open("rb") as opened:
                 content = memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
             chunk = ModelChunk(self._session, self._bound.graph.sha256, files, index, 0)
-            self._sender.put(name, chunk, content)
+            self._outbox.put(name, chunk, content)
 
-    # Frames.
-
-    def _submit(self, image: FloatRows) -> None:
-        frame, self._frames = self._frames, self._frames + 1
-        messages: list[tuple[str, Message, memoryview]] = []
-        rows = image.reshape(1, *self._bound.graph.image)
-        for send in image_rows(self._bound):
-            data, scale = pack(rows[:, :, send.rows[0] : send.rows[1]], self._wire)
-            chunk = RowsChunk(self._session, REQUESTER, frame, send.boundary, send.layer, send.rows, 0, scale)
-            messages.append((send.peer, chunk, data))
-        self._started[frame] = time.monotonic()  # the image is split beforehand, as in the paper (section V-A)
-        self._sender.put_together(messages)
+    # While it lasts.
 
     def _next_result(self, first: int) -> FrameResult:
         """The next result, its index counted from the frame `first`."""
         while True:
             event = self._event()
-            if isinstance(event, FrameResult):
-                return replace(event, index=event.index - first)
-            self._check_alive()
+            if isinstance(event, FrameDone):
+                done_s = event.done_s + sum(self._own.write_ms) / 1000.0
+                sleep_until(done_s)
+                latency_ms = (done_s - event.started_s) * 1000.0
+                return FrameResult(event.frame - first, event.outputs, latency_ms, event.epoch, done_s)
+            if isinstance(event, NeedModel):
+                self._send_model(event.sender)
 
-    # The receiving thread.
+    def _tell(self, told: object) -> None:
+        if isinstance(told, EpochBegun):
+            self.history.append(told)
+            log.info("a plan is in force: %s", told.reason, extra={"epoch": told.epoch, "frame": told.first_frame})
+        self._events.put(told)
 
-    def _take_payload(self, message: Message, payload: bytes) -> None:
-        """Take part of a frame's outputs."""
-        if not isinstance(message, ResultChunk | RowsChunk):
-            raise MessageError(f"{type(message).__name__} is for providers")
-        if message.frame not in self._started:
-            raise MessageError(f"nothing of frame {message.frame} is expected")
-        if message.sender in self._peers:
+    def _situation_changed(self, situation: Situation) -> None:
+        if self._improvement:
+            self._improvement.look(situation, self._conductor.bound)
+
+    def _better(self, found: Better) -> None:
+        """Called by the thread that looks for better plans."""
+        with self._lock:
+            self._conductor.offer(found.situation, found.bound, found.expected_ms)
+
+    def _handle(self, message: Message, payload: Buffer) -> None:
+        if isinstance(message, ResultChunk | RowsChunk) and message.sender in self._addresses:
             self._arrivals.took(message, len(payload), self._inbox.received_s)
-        if isinstance(message, ResultChunk):
-            self._take_result(message, payload)
-        else:
-            self._rows.add_chunk(message, payload)
+        self._conductor.handle(message, payload)
+        if isinstance(message, NeedModel):
+            self._events.put(message)
 
-    def _take_result(self, chunk: ResultChunk, payload: bytes) -> None:
-        """Put an output that the head made together."""
-        if chunk.output >= len(self._of_head):
-            raise MessageError(f"no output {chunk.output} is expected")
-        expected = self._of_head[chunk.output].shape
-        fits = len(chunk.shape) == len(expected) and all(
-            e in (0, n) for e, n in zip(expected, chunk.shape, strict=True)
-        )
-        elements = math.prod(chunk.shape)
-        if not fits or elements > MAX_ELEMENTS:
-            raise MessageError(f"output {chunk.output} has the shape {chunk.shape}, not {expected}")
-        kind = chunk.dtype if np.dtype(chunk.dtype).kind != "f" else self._wire
-        total = elements * np.dtype(kind).itemsize
-        block = self._blocks.add((chunk.frame, chunk.output), chunk.offset, payload, total) if total else bytearray()
-        if block is None:
-            return
-        if kind == chunk.dtype and kind != self._wire:
-            output: npt.NDArray[np.generic] = np.frombuffer(block, dtype=kind).reshape(chunk.shape)
-        else:
-            output = unpack(block, self._wire, chunk.scale, chunk.shape).astype(chunk.dtype, copy=False)
-        self._take_outputs(chunk.frame, {self._of_head[chunk.output].name: output})
+    def _tick(self) -> None:
+        self._conductor.tick()
 
-    def _take_rows(self, frame: int, boundary: int, arrays: list[FloatRows]) -> None:
-        """Outputs that came as rows are whole."""
-        made = {piece.layer: array for piece, array in zip(results(self._bound), arrays, strict=True)}
-        index = self._bound.graph.index
-        self._take_outputs(
-            frame,
-            {
-                output.name: made[index[output.layer]].reshape(output.shape).astype(output.dtype, copy=False)
-                for output in self._bound.graph.head.outputs
-                if output.layer is not None
-            },
-        )
+    def _unreachable(self, name: str) -> None:
+        self._conductor.unreachable(name)
 
-    def _take_outputs(self, frame: int, outputs: dict[str, npt.NDArray[np.generic]]) -> None:
-        """Note outputs of a frame, which is done with the last one."""
-        known = self._outputs.setdefault(frame, {})
-        known.update(outputs)
-        if len(known) == len(self._bound.graph.head.outputs):
-            sleep_until(time.monotonic() + sum(self._own.write_ms) / 1000.0)
-            latency_ms = (time.monotonic() - self._started.pop(frame)) * 1000.0
-            self._events.put(FrameResult(frame, self._outputs.pop(frame), latency_ms))
-            self._links[REQUESTER] = self._arrivals.observed()
+    def _close(self, patience_s: float) -> None:
+        if self._improvement:
+            self._improvement.stop()
+        super()._close(patience_s)

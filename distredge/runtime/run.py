@@ -17,10 +17,12 @@ from distredge.errors import InputError
 from distredge.plans.plan import BoundPlan
 from distredge.profiles.network import MESSAGE_MS
 from distredge.runtime.assignment import assignments
+from distredge.runtime.conductor import EpochBegun, workers
 from distredge.runtime.keys import Keys, create_keys
 from distredge.runtime.launch import Launcher
 from distredge.runtime.message import Emulation, Observed, Report, Wire
-from distredge.runtime.requester import FrameResult, Requester
+from distredge.runtime.replan import Improver
+from distredge.runtime.requester import FrameResult, Requester, Terms
 from distredge.scenario import MB, REQUESTER, Io, Scenario
 from distredge.simulate.timeline import trace
 
@@ -36,17 +38,20 @@ PREPARED = 200
 class RunOptions:
     """How a plan is run.
 
-    `inflight` images are under way at a time. `verify` compares every result with the undivided model's. `wire`
-    is the precision on the wire, by default float32 with `verify` and the scenario's without. `emulate` makes the
-    providers stand in for the scenario's boards: each split-part is held for its profiled time, computes nothing,
-    and every link is shaped to its bandwidth. `threads` is what an engine may use. A first image, `warm_up` of
-    them, is run before the clock starts.
+    `inflight` images are under way at a time. `verify` compares every result with the undivided model's. `wire` is the
+    precision on the wire, by default float32 with `verify` and the scenario's without. `hold` makes the providers stand
+    in for the scenario's boards: each split-part is held for its profiled time and computes nothing; `emulate` does so
+    too, and emulates every link at its bandwidth. `paced`: links are real, and nobody sends faster than the scenario
+    says that they are. `threads` is what an engine may use. A first image, `warm_up` of them, is run before the clock
+    starts.
     """
 
     inflight: int = 1
     verify: bool = False
     wire: Wire | None = None
     emulate: bool = False
+    hold: bool = False
+    paced: bool = False
     threads: int = 1
     warm_up: int = 1
 
@@ -87,11 +92,22 @@ class ObservedLink:
 
 
 @dataclass(frozen=True)
+class EpochReport:
+    """A plan under which images were run: from which image on, why, and who had a part in it."""
+
+    epoch: int
+    reason: str
+    first_image: int
+    providers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class RunReport:
     """How a run went.
 
     `ips` is images a second from the first to the last. `max_abs_diff` is the largest absolute difference from the
-    undivided model's outputs, divided by their largest absolute value; None unless it was asked for.
+    undivided model's outputs, divided by their largest absolute value; None unless it was asked for. `longest_pause_ms`
+    is the longest time between two results, `epochs` the plans that were in force one after the other.
     """
 
     images: int
@@ -100,6 +116,8 @@ class RunReport:
     max_abs_diff: float | None
     per_provider: dict[str, ProviderTotals]
     links: tuple[ObservedLink, ...]
+    longest_pause_ms: float
+    epochs: tuple[EpochReport, ...]
 
 
 def run_plan(
@@ -118,17 +136,16 @@ def run_plan(
 
     `progress` is called with each result.
     """
-    if options.emulate and options.verify:
+    if (options.emulate or options.hold) and options.verify:
         raise InputError("an emulated run computes nothing that could be verified: leave out --emulate or --verify")
-    wire = wire_of(options, scenario)
+    known = {name: at for name, at in addresses.items() if name in scenario.provider_names}
     requester = Requester(
         bound,
-        addresses,
+        known,
         keys=keys,
         listen=listen,
-        wire=wire,
-        emulations=emulations(bound, scenario, WIRES[wire]) if options.emulate else None,
-        threads=options.threads,
+        terms=terms(scenario, options),
+        improver=Improver(bound, scenario) if len(known) > 1 else None,
         check=check,
     )
     if not images:
@@ -145,12 +162,23 @@ def run_plan(
             progress(result)
         seconds = time.monotonic() - started
         reports = requester.finish()
+        epochs = _epochs(requester.history, len(warm_up))
     largest = difference(bound, shown, results) if options.verify else None
     latencies = [result.latency_ms for result in results]
     p50, p90, p99 = (float(p) for p in np.percentile(latencies, (50, 90, 99)))
     links = _links(requester.observed_links())
     totals = {name: _totals(name, reports.get(name), len(shown) + len(warm_up), links) for name in bound.plan.providers}
-    return RunReport(len(shown), len(shown) / seconds, Latency(p50, p90, p99), largest, totals, links)
+    pause_s = np.diff([started, *(result.done_s for result in results)]).max()
+    return RunReport(
+        images=len(shown),
+        ips=len(shown) / seconds,
+        latency_ms=Latency(p50, p90, p99),
+        max_abs_diff=largest,
+        per_provider=totals,
+        links=links,
+        longest_pause_ms=float(pause_s) * 1000.0,
+        epochs=epochs,
+    )
 
 
 def run_here(
@@ -181,34 +209,57 @@ def wire_of(options: RunOptions, scenario: Scenario) -> Wire:
     return options.wire or ("float32" if options.verify else by_size[scenario.element_bytes])
 
 
-def emulations(bound: BoundPlan, scenario: Scenario, element_bytes: int | None = None) -> dict[str, Emulation]:
-    """How each node of a plan, the requester too, stands in for its board: what the simulator says its stages take.
+def terms(scenario: Scenario, options: RunOptions) -> Terms:
+    """On what terms the providers of a scenario work in such a run."""
+    wire = wire_of(options, scenario)
+    rates = {p.name: p.bandwidth_mbps for p in scenario.providers}
+    if scenario.requester.bandwidth_mbps:
+        rates[REQUESTER] = scenario.requester.bandwidth_mbps
 
-    `element_bytes` replaces the scenario's for another precision on the wire. Of writing, `MESSAGE_MS` is what this
-    machine needs itself.
+    def stand_ins(bound: BoundPlan | None) -> Mapping[str, Emulation]:
+        return emulations(bound, scenario, WIRES[wire], links=options.emulate)
+
+    return Terms(
+        wire=wire,
+        threads=options.threads,
+        emulate=stand_ins if options.emulate or options.hold else None,
+        rates_mbps=rates if options.paced else {},
+    )
+
+
+def emulations(
+    bound: BoundPlan | None, scenario: Scenario, element_bytes: int | None = None, links: bool = True
+) -> dict[str, Emulation]:
+    """How each node of a scenario stands in for its board under a plan: what the simulator says its stages take.
+
+    Without a plan nobody has a stage. `element_bytes` replaces the scenario's for another precision on the wire;
+    with `links` their rates are emulated as well. Of writing, `MESSAGE_MS` is what this machine needs itself.
     """
-    timeline = trace(bound, scenario, element_bytes=element_bytes)
-    times = {(work.provider, work.volume): work.compute_ms for work in timeline.work}
+    times: dict[tuple[str, int], float] = {}
     came: dict[tuple[str, int], float] = defaultdict(float)
-    for message in timeline.transfers:
-        came[message.receiver, message.volume] += message.payload_bytes
+    if bound is not None:
+        timeline = trace(bound, scenario, element_bytes=element_bytes)
+        times = {(work.provider, work.volume): work.compute_ms for work in timeline.work}
+        for message in timeline.transfers:
+            came[message.receiver, message.volume] += message.payload_bytes
 
     def stand_in(name: str, rate_mbps: float | None, io: Io, stages: Sequence[int]) -> Emulation:
         return Emulation(
             tuple(times.get((name, v), 0.0) for v in stages),
-            rate_mbps,
+            rate_mbps if links else None,
             tuple(max(0.0, io.writing_ms(came[name, v]) - MESSAGE_MS) if came[name, v] else 0.0 for v in stages),
             io.read_ms,
             io.read_ms_per_mb / MB,
         )
 
-    devices = {provider.name: provider for provider in scenario.providers}
+    stages = assignments(bound) if bound else {}
     found = {
-        name: stand_in(name, devices[name].bandwidth_mbps, devices[name].io, [stage.boundary for stage in stages])
-        for name, stages in assignments(bound).items()
+        p.name: stand_in(p.name, p.bandwidth_mbps, p.io, [stage.boundary for stage in stages.get(p.name, ())])
+        for p in scenario.providers
     }
     requester = scenario.requester
-    found[REQUESTER] = stand_in(REQUESTER, requester.bandwidth_mbps, requester.io, [len(bound.volumes) + 1])
+    last = [len(bound.volumes) + 1] if bound else []
+    found[REQUESTER] = stand_in(REQUESTER, requester.bandwidth_mbps, requester.io, last)
     return found
 
 
@@ -231,6 +282,14 @@ def difference(bound: BoundPlan, images: Sequence[FloatRows], results: list[Fram
             largest = max(largest, float(np.abs(here - there).max(initial=0.0)))
             scale = max(scale, float(np.abs(there).max(initial=0.0)))
     return largest / (scale or 1.0)
+
+
+def _epochs(history: Sequence[EpochBegun], warm_up: int) -> tuple[EpochReport, ...]:
+    """The plans that were in force, counted in images."""
+    return tuple(
+        EpochReport(begun.epoch, begun.reason, max(0, begun.first_frame - warm_up), tuple(sorted(workers(begun.bound))))
+        for begun in history
+    )
 
 
 def _links(observed: Mapping[str, Sequence[Observed]]) -> tuple[ObservedLink, ...]:

@@ -1,7 +1,8 @@
 """Sockets: every node binds one inbox (PULL); whoever talks to it connects to it (PUSH). One direction a connection.
 
-With keys every socket is a CURVE socket. Links can be shaped in user space: the sender paces its uplink, the
-receiver its downlink, in quanta, by the transfer model of `profiles.network`.
+With keys every socket is a CURVE socket, and a message counts only if it came with the key of the node that it says
+it is from. Links can be emulated in user space: the sender holds back what its uplink would, the receiver what its
+downlink would, by the transfer model of `profiles.network`.
 """
 
 from __future__ import annotations
@@ -9,45 +10,48 @@ from __future__ import annotations
 import ipaddress
 import logging
 import math
-import queue
 import socket as sockets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from threading import Thread
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TypeAlias
 
-import msgspec
 import zmq
 
-from distredge.engine.emulated import sleep_until
 from distredge.errors import InputError
-from distredge.profiles.network import QUANTUM_BYTES, occupancy_ms
+from distredge.profiles.network import occupancy_ms
 from distredge.runtime.keys import Keys
 from distredge.runtime.message import (
     MAX_HEADER_BYTES,
     MAX_PAYLOAD_BYTES,
+    Buffer,
     Message,
     MessageError,
-    ModelChunk,
+    Probe,
     decode,
     encode,
 )
+from distredge.scenario import REQUESTER
 
 Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
-
-CHUNK_BYTES = 128 * 1024
-"""Rows go in chunks of this size at most, so that encryption, transfer and unpacking overlap."""
-
-MIN_CHUNKS = 4
-"""A block goes in so many chunks if they have a quantum each: its receiver can then tell how fast they came."""
 
 QUEUE_MESSAGES = 1000
 """High-water mark of a socket; what is really under way is bounded by the frames in flight."""
 
-CONNECT_S = 4.0
-"""How long a sender waits for a peer that does not take its messages."""
+SILENCE_MS = 1500
+"""A connection whose bytes nobody acknowledges for so long is given up and made anew."""
+
+CONNECT_MS = 1000
+"""So long may a connection take to be made before it is tried again."""
+
+RECONNECT_MS = 100
+
+HANDSHAKE_MS = 5000
+"""Who connects and has not said who it is by then is cut off."""
+
+LOW_DELAY = 0x10
+"""Type of service of heartbeats, and of what receivers acknowledge: it passes bulk data where a queue knows classes."""
 
 log = logging.getLogger(__name__)
 
@@ -90,12 +94,16 @@ class Inbox:
 
     def __init__(self, context: Context, address: str, keys: Keys | None) -> None:
         host, port = parse_address(address)
+        self._keys = keys
+        self._names: dict[str, str] = {}
         if keys is None and not is_loopback(host):
             raise InputError(f"listening at {address} needs keys, so that not everybody may connect: add --keys")
         self._socket = context.socket(zmq.PULL)
         self._socket.set(zmq.LINGER, 0)
         self._socket.set(zmq.RCVHWM, QUEUE_MESSAGES)
         self._socket.set(zmq.MAXMSGSIZE, max(MAX_HEADER_BYTES, MAX_PAYLOAD_BYTES))
+        self._socket.set(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+        self._socket.set(zmq.TOS, LOW_DELAY)
         if keys:
             keys.secure_listener(self._socket)
         try:
@@ -108,14 +116,14 @@ class Inbox:
         self.rejected = 0
         self._rate_mbps, self._free = math.inf, 0.0
         self.received_s = 0.0
-        self._arrived: deque[tuple[float, Message, bytes]] = deque()
-        self._under_way: deque[tuple[float, Message, bytes]] = deque()
+        self._arrived: deque[tuple[float, Message, Buffer]] = deque()
+        self._under_way: deque[tuple[float, Message, Buffer]] = deque()
 
     def shape(self, rate_mbps: float) -> None:
         """From now on deliver payload no faster than a link of this rate; infinite: as it comes."""
         self._rate_mbps, self._free, self.bytes_in = rate_mbps, 0.0, 0
 
-    def receive(self, timeout_s: float) -> tuple[Message, bytes] | None:
+    def receive(self, timeout_s: float) -> tuple[Message, Buffer] | None:
         """The next message, or None if none comes in time; `received_s` is then the monotonic time at which it came."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -147,7 +155,7 @@ class Inbox:
         shaped = math.isfinite(self._rate_mbps)
         while (shaped or not self._arrived) and self._socket.poll(0):
             try:
-                message, payload = decode(self._socket.recv_multipart())
+                message, payload = self._read()
             except MessageError as exc:
                 self.reject(exc)
                 continue
@@ -157,6 +165,26 @@ class Inbox:
                 self._under_way.append((self._free, message, payload))
             else:
                 self._arrived.append((time.monotonic(), message, payload))
+
+    def _read(self) -> tuple[Message, Buffer]:
+        """The next message of the socket; the payload stays where the socket has put it."""
+        frames = self._socket.recv_multipart(copy=False)
+        message, payload = decode([frames[0].bytes, *(frame.buffer for frame in frames[1:])])
+        if self._keys and not isinstance(message, Probe):  # a probe is passed on, and does not say who sent it
+            self._check_sender(self._keys, getattr(message, "sender", REQUESTER), str(frames[0].get("User-Id")))
+        return message, payload
+
+    def _check_sender(self, keys: Keys, name: str, key: str) -> None:
+        """Raise `MessageError` unless the key with which a message came is that of the node that it is from."""
+        if self._names.get(key) == name:
+            return
+        try:
+            known = keys.of(name).decode()
+        except InputError as exc:
+            raise MessageError(f"a message from '{name}', whose key is not known: {exc}") from exc
+        if known != key:
+            raise MessageError(f"a message from '{name}' that came with another node's key")
+        self._names[key] = name
 
     def _wait(self, seconds: float) -> None:
         """Wait so long or until something arrives; the socket's own clock knows whole milliseconds only."""
@@ -184,8 +212,8 @@ def address_book(addresses: Mapping[str, str], keys: Keys | None) -> dict[str, P
 class Connections:
     """The sockets through which a node talks to others, by name. Used by one thread."""
 
-    def __init__(self, context: Context, keys: Keys | None) -> None:
-        self._context, self._keys = context, keys
+    def __init__(self, context: Context, keys: Keys | None, urgent: bool = False) -> None:
+        self._context, self._keys, self._urgent = context, keys, urgent
         self._sockets: dict[str, zmq.Socket[bytes]] = {}
 
     def connect(self, peers: Mapping[str, Peer]) -> None:
@@ -195,16 +223,31 @@ class Connections:
             socket = self._sockets[name] = self._context.socket(zmq.PUSH)
             socket.set(zmq.IMMEDIATE, 1)
             socket.set(zmq.SNDHWM, QUEUE_MESSAGES)
+            socket.set(zmq.LINGER, 0)
+            socket.set(zmq.TCP_MAXRT, SILENCE_MS)
+            socket.set(zmq.CONNECT_TIMEOUT, CONNECT_MS)
+            socket.set(zmq.RECONNECT_IVL, RECONNECT_MS)
+            if self._urgent:
+                socket.set(zmq.TOS, LOW_DELAY)
             if self._keys and peer.key:
                 self._keys.secure_caller(socket, peer.key)
             socket.connect(f"tcp://{peer.address}")
 
-    def send(self, peer: str, message: Message, payload: memoryview | bytes = b"", patience_s: float = 0.0) -> bool:
-        """Hand a message to the socket; False if the peer takes none within `patience_s`."""
-        socket = self._sockets[peer]
+    def send(self, peer: str, message: Message, payload: Buffer = b"", patience_s: float = 0.0) -> bool:
+        """Hand a message to the socket; False if the peer takes none within `patience_s`.
+
+        A long payload is not copied: it must not change until it has left.
+        """
+        socket = self._sockets.get(peer)
+        if socket is None:
+            return False
         socket.set(zmq.SNDTIMEO, round(patience_s * 1000))
         try:
-            socket.send_multipart([encode(message), payload] if payload else [encode(message)])
+            if len(payload):
+                socket.send(encode(message), zmq.SNDMORE)
+                socket.send(payload, copy=False)
+            else:
+                socket.send(encode(message))
         except zmq.Again:
             return False
         return True
@@ -214,120 +257,3 @@ class Connections:
         for socket in self._sockets.values():
             socket.close(linger=300)
         self._sockets.clear()
-
-
-@dataclass(frozen=True)
-class _Outgoing:
-    peer: str
-    message: Message
-    payload: memoryview
-    ready: float = field(default_factory=time.monotonic)
-
-
-@dataclass(frozen=True)
-class _Reset:
-    peers: Mapping[str, Peer]
-    rate_mbps: float
-    chunk_bytes: int
-    reading_ms: tuple[float, float]
-
-
-class Sender(Thread):
-    """The thread that sends a node's messages, first come, first served, cut into chunks.
-
-    `on_lost` is called by this thread with the name of a peer that takes no messages; what else is meant for that
-    peer is thrown away.
-    """
-
-    def __init__(self, context: Context, keys: Keys | None, on_lost: Callable[[str], None]) -> None:
-        super().__init__(name="send", daemon=True)
-        self.bytes_out = 0
-        self.patience_s = CONNECT_S
-        self._connections = Connections(context, keys)
-        self._on_lost = on_lost
-        self._queue: queue.SimpleQueue[tuple[_Outgoing, ...] | _Reset | None] = queue.SimpleQueue()
-        self._rate_mbps, self._chunk_bytes, self._free = math.inf, CHUNK_BYTES, 0.0
-        self._reading_ms, self._read = (0.0, 0.0), 0.0
-        self._lost: set[str] = set()
-
-    def put(self, peer: str, message: Message, payload: memoryview | None = None) -> None:
-        """Queue a message; a message with payload is sent as one or more chunks, each with its offset."""
-        self.put_together([(peer, message, payload or memoryview(b""))])
-
-    def put_together(self, messages: Iterable[tuple[str, Message, memoryview]]) -> None:
-        """Queue (peer, message, payload) that are sent chunk by chunk in turn: no peer waits for another's bytes.
-
-        On a link of finite rate they go one after the other, as a queue of messages does.
-        """
-        self._queue.put(tuple(_Outgoing(*item) for item in messages))
-
-    def reset(
-        self,
-        peers: Mapping[str, Peer],
-        rate_mbps: float = math.inf,
-        chunk_bytes: int = CHUNK_BYTES,
-        reading_ms: tuple[float, float] = (0.0, 0.0),
-    ) -> None:
-        """Talk to these nodes from now on, no faster than `rate_mbps`.
-
-        A message with payload is held as if it were read out of a board's memory before, one after the other: for
-        `reading_ms`, of a message and of a byte.
-        """
-        self._queue.put(_Reset(peers, rate_mbps, chunk_bytes, reading_ms))
-
-    def stop(self) -> None:
-        """Send what is queued, then end the thread and close its sockets."""
-        self._queue.put(None)
-        self.join()
-
-    def run(self) -> None:
-        """The thread's loop."""
-        while (item := self._queue.get()) is not None:
-            if isinstance(item, _Reset):
-                self._connections.connect(item.peers)
-                self._rate_mbps, self._chunk_bytes = item.rate_mbps, item.chunk_bytes
-                self._reading_ms = item.reading_ms
-                self._free, self._read, self.bytes_out = 0.0, 0.0, 0
-                self._lost.clear()
-            else:
-                self._send_together(item)
-        self._connections.close()
-
-    def _send_together(self, group: tuple[_Outgoing, ...]) -> None:
-        under_way = [self._chunks(item) for item in group]
-        while under_way:
-            turn = under_way[:1] if math.isfinite(self._rate_mbps) else list(under_way)
-            for chunks in turn:
-                if not next(chunks, False):
-                    under_way.remove(chunks)
-
-    def _chunks(self, item: _Outgoing) -> Iterator[bool]:
-        """Send a message's next chunk at each step; ends early if the peer does not take one."""
-        size = min(self._chunk_bytes, max(QUANTUM_BYTES, math.ceil(len(item.payload) / MIN_CHUNKS)))
-        if isinstance(item.message, ModelChunk):
-            size = MAX_PAYLOAD_BYTES
-        ready = self._when_read(item) if item.payload else item.ready
-        for offset in range(0, len(item.payload) or 1, size):
-            chunk, message = item.payload[offset : offset + size], item.message
-            if chunk:
-                self._pace(ready, len(chunk))
-                message = msgspec.structs.replace(message, offset=offset)
-                self.bytes_out += len(chunk)  # before it leaves: whoever has got it may ask for the sum
-            if item.peer in self._lost:
-                return
-            if not self._connections.send(item.peer, message, chunk, self.patience_s):
-                self._lost.add(item.peer)
-                self._on_lost(item.peer)
-                return
-            yield True
-
-    def _when_read(self, item: _Outgoing) -> float:
-        """When a board would have read the message out of its memory, after the one before it."""
-        message_ms, byte_ms = self._reading_ms
-        self._read = max(item.ready, self._read) + (message_ms + len(item.payload) * byte_ms) / 1000.0
-        return self._read
-
-    def _pace(self, ready: float, payload_bytes: int) -> None:
-        """Wait until the payload is read and a link of the set rate would have taken it."""
-        self._free = max(ready, self._free) + occupancy_ms(payload_bytes, self._rate_mbps) / 1000.0
-        sleep_until(self._free)

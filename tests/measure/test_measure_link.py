@@ -19,7 +19,7 @@ from distredge.cli.main import run
 from distredge.errors import RunError
 from distredge.measure.link import LinkReport, Route, Transfer, measure_links
 from distredge.profiles.network import PACE, WIRE_OVERHEAD, wire_mbps
-from distredge.runtime import client as client_module
+from distredge.runtime import crew as crew_module
 from distredge.runtime.prober import Prober
 from distredge.runtime.requester import Requester
 from distredge.scenario import REQUESTER, load_scenario
@@ -135,7 +135,7 @@ def test_a_link_shaped_in_user_space_is_measured(rate: float) -> None:
 def test_a_provider_that_runs_a_plan_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from distredge.model.load import load_model
 
-    monkeypatch.setattr(client_module, "SETUP_S", 0.7)
+    monkeypatch.setattr(crew_module, "SETUP_S", 0.7)
     bound = equal_plan(load_model(save_model(chain(np.random.default_rng(0)), tmp_path)), ["a"])
     with provider_threads(["a"]) as addresses:
         with Requester(bound, addresses), pytest.raises(RunError, match="serves another requester"), Prober(addresses):

@@ -39,7 +39,9 @@ def assembly(values: bool = True) -> tuple[Assembly, Done]:
 
 def chunks(frame: int, layer: int, rows: tuple[int, int], block: FloatRows, size: int) -> list[tuple[RowsChunk, bytes]]:
     data = block.tobytes()
-    return [(RowsChunk("s", "a", frame, 2, layer, rows, o, 1.0), data[o : o + size]) for o in range(0, len(data), size)]
+    return [
+        (RowsChunk("s", "a", 1, frame, 2, layer, rows, o, 1.0), data[o : o + size]) for o in range(0, len(data), size)
+    ]
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 300), st.sets(st.integers(11, 16)), st.booleans())
@@ -53,7 +55,7 @@ def test_blocks_in_any_order_are_the_whole_input(seed: int, chunk_bytes: int, cu
     if len(blocks) > 3:  # what a provider makes itself
         layer, first, stop, block = blocks.pop(0)
         gathering.add_rows(0, 2, layer, Interval(first, stop), block)
-    arriving = [chunks(0, layer, (a, b), np.ascontiguousarray(block), chunk_bytes) for layer, a, b, block in blocks]
+    arriving = [chunks(0, layer, (a, b), np.ascontiguousarray(block), 4 * chunk_bytes) for layer, a, b, block in blocks]
     order = random.Random(seed)
     while arriving:
         stream = order.choice(arriving)
@@ -68,15 +70,15 @@ def test_blocks_in_any_order_are_the_whole_input(seed: int, chunk_bytes: int, cu
 @pytest.mark.parametrize(
     ("chunk", "payload"),
     [
-        (RowsChunk("s", "a", 0, 1, -1, (10, 12), 0, 1.0), b"x"),
-        (RowsChunk("s", "a", 0, 2, 5, (10, 12), 0, 1.0), b"x"),
-        (RowsChunk("s", "a", 0, 2, 4, (10, 12), 0, 1.0), b"x"),
-        (RowsChunk("s", "a", 0, 2, 6, (0, 1), 0, 1.0), b"x"),
-        (RowsChunk("s", "a", 0, 2, -1, (9, 12), 0, 1.0), b"x"),
-        (RowsChunk("s", "a", 0, 2, -1, (16, 18), 0, 1.0), b"x"),
-        (RowsChunk("s", "a", 0, 2, -1, (12, 12), 0, 1.0), b"x"),
-        (RowsChunk("s", "a", 0, 2, -1, (10, 12), 4, 1.0), b"x"),
-        (RowsChunk("s", "a", 0, 2, -1, (10, 12), 0, 1.0), bytes(121)),
+        (RowsChunk("s", "a", 1, 0, 1, -1, (10, 12), 0, 1.0), b"x"),
+        (RowsChunk("s", "a", 1, 0, 2, 5, (10, 12), 0, 1.0), b"x"),
+        (RowsChunk("s", "a", 1, 0, 2, 4, (10, 12), 0, 1.0), b"x"),
+        (RowsChunk("s", "a", 1, 0, 2, 6, (0, 1), 0, 1.0), b"x"),
+        (RowsChunk("s", "a", 1, 0, 2, -1, (9, 12), 0, 1.0), b"x"),
+        (RowsChunk("s", "a", 1, 0, 2, -1, (16, 18), 0, 1.0), b"x"),
+        (RowsChunk("s", "a", 1, 0, 2, -1, (12, 12), 0, 1.0), b"x"),
+        (RowsChunk("s", "a", 1, 0, 2, -1, (10, 12), 4, 1.0), b"x"),
+        (RowsChunk("s", "a", 1, 0, 2, -1, (10, 12), 0, 1.0), bytes(121)),
     ],
 )
 def test_rows_that_nobody_wants_are_refused(chunk: RowsChunk, payload: bytes) -> None:

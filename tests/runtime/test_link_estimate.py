@@ -13,7 +13,7 @@ from distredge.profiles.network import PACE, WIRE_OVERHEAD
 from distredge.runtime.link_estimate import MIN_SAMPLES, WINDOW, Arrivals, LinkEstimate
 from distredge.runtime.message import RowsChunk
 from distredge.runtime.requester import Requester
-from distredge.runtime.run import RunOptions, emulations, run_plan
+from distredge.runtime.run import RunOptions, run_plan, terms
 from distredge.scenario import REQUESTER, Scenario
 from distredge.testing.providers import equal_plan, random_images
 from distredge.testing.toy_devices import ToyProfile, toy_scenario
@@ -69,7 +69,7 @@ def test_it_follows_a_link_that_changes_and_keeps_a_window_only() -> None:
 
 
 def chunk(sender: str, frame: int, offset: int) -> RowsChunk:
-    return RowsChunk("s", sender, frame, 0, -1, (0, 1), offset, 1.0)
+    return RowsChunk("s", sender, 1, frame, 0, -1, (0, 1), offset, 1.0)
 
 
 def test_only_what_follows_without_a_gap_is_timed() -> None:
@@ -125,7 +125,7 @@ def test_a_run_tells_how_fast_its_links_are(
 def test_the_estimate_can_be_read_while_a_stream_runs(bound: BoundPlan, start_providers: StartProviders) -> None:
     scenario = links_of(40.0, 40.0)
     addresses, images = start_providers("d0", "d1"), random_images(bound.graph, 1) * 60
-    with Requester(bound, addresses, wire="float16", emulations=emulations(bound, scenario)) as requester:
+    with Requester(bound, addresses, terms=terms(scenario, RunOptions(emulate=True))) as requester:
         assert not any(requester.observed_links().values())
         seen = [len(requester.observed_links().get("d1", ())) for _ in requester.stream(images)]
     assert seen[0] == 0 and seen[-1] > 0

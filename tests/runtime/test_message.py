@@ -27,9 +27,9 @@ from distredge.runtime.message import (
     unpack,
 )
 
-CHUNK = RowsChunk("s", "a", 3, 1, -1, (2, 5), 0, 0.5)
+CHUNK = RowsChunk("s", "a", 1, 3, 1, -1, (2, 5), 0, 0.5)
 PROBE = Probe("s", 1, 4, 0, (Hop("a", 4096), Hop("requester", 4)), ((0.5, 0.25),))
-RESULT = ResultChunk("s", "a", 3, 1, 0, 1.0, (0, 4), "int64")
+RESULT = ResultChunk("s", "a", 1, 3, 1, 0, 1.0, (0, 4), "int64")
 
 
 def test_a_message_and_its_payload_come_back() -> None:
@@ -64,10 +64,10 @@ def test_a_damaged_header_is_a_message_or_refused(chunk: Message, data: st.DataO
         [encode(CHUNK), b""],
         [encode(CHUNK), bytes(MAX_PAYLOAD_BYTES + 1)],
         [encode(Heartbeat("s", "nano-0")), b"rows"],
-        [msgspec.msgpack.encode(["RowsChunk", "s", "a", -1, 1, 0, [2, 5], 0, 1.0]), b"rows"],
-        [msgspec.msgpack.encode(["RowsChunk", "s", "a", 3, 1, -2, [2, 5], 0, 1.0]), b"rows"],
-        [msgspec.msgpack.encode(["ResultChunk", "s", "a", 3, 1, 0, 1.0, [0, 4], "object"]), b"rows"],
-        [msgspec.msgpack.encode(["ResultChunk", "s", "a", 3, 1, 0, 1.0, [-1, 4], "int64"]), b"rows"],
+        [msgspec.msgpack.encode(["RowsChunk", "s", "a", 1, -1, 1, 0, [2, 5], 0, 1.0]), b"rows"],
+        [msgspec.msgpack.encode(["RowsChunk", "s", "a", 1, 3, 1, -2, [2, 5], 0, 1.0]), b"rows"],
+        [msgspec.msgpack.encode(["ResultChunk", "s", "a", 1, 3, 1, 0, 1.0, [0, 4], "object"]), b"rows"],
+        [msgspec.msgpack.encode(["ResultChunk", "s", "a", 1, 3, 1, 0, 1.0, [-1, 4], "int64"]), b"rows"],
         [msgspec.msgpack.encode(["Probe", "s", 1, MAX_PROBE_BYTES + 1, 0, [], []]), b"rows"],
         [msgspec.msgpack.encode(["Probe", "s", 1, 4, 0, [["a", MAX_PROBE_BYTES + 1]], []]), b"rows"],
         [msgspec.msgpack.encode(["Probe", "s", 1, 4, 0, [["a", 4]] * (MAX_HOPS + 1), []]), b"rows"],

@@ -18,10 +18,11 @@ from distredge.errors import ProviderLostError, RunError
 from distredge.model.graph import IMAGE, LayerGraph
 from distredge.model.load import load_model
 from distredge.profiles.network import occupancy_ms
+from distredge.runtime import conductor
 from distredge.runtime.keys import Keys, create_keys
 from distredge.runtime.launch import Launcher
 from distredge.runtime.requester import Requester
-from distredge.runtime.run import RunOptions, emulations, run_here
+from distredge.runtime.run import RunOptions, difference, emulations, run_here
 from distredge.scenario import REQUESTER
 from distredge.simulate.timeline import trace
 from distredge.testing.providers import equal_plan, random_images, toy_scenario
@@ -87,19 +88,37 @@ def test_an_emulated_run_is_no_faster_than_its_boards_and_links(graph: LayerGrap
     assert report.per_provider["b"].compute_ms >= sum(emulations(bound, scenario)["b"].hold_ms)
 
 
-def test_a_provider_that_is_killed_is_named_and_nobody_waits(graph: LayerGraph, keys: Path, earlier: set[int]) -> None:
-    bound = equal_plan(graph, NAMES)
+def test_a_stream_outlives_a_provider_that_is_killed(graph: LayerGraph, keys: Path, earlier: set[int]) -> None:
+    bound, images = equal_plan(graph, NAMES), random_images(graph, 40)
     with Launcher(NAMES, keys) as launcher:
-        with (
-            pytest.raises(ProviderLostError, match=f"'b' at {launcher.addresses['b']} has stopped answering"),
-            Requester(bound, launcher.addresses, keys=Keys.load(keys, REQUESTER)) as requester,
-        ):
-            for result in requester.stream(endless(random_images(graph, 1)[0]), inflight=2):
+        with Requester(bound, launcher.addresses, keys=Keys.load(keys, REQUESTER)) as requester:
+            results = []
+            for result in requester.stream(images, inflight=2):
+                results.append(result)
                 if result.index == 3:
                     os.kill(launcher.process_ids()["b"], signal.SIGKILL)
+        assert [result.index for result in results] == list(range(40))
+        assert difference(bound, images, results) <= 1e-5
+        assert [begun.reason for begun in requester.history] == ["the first plan", "b is lost"]
         with pytest.raises(ProviderLostError, match="'b' .* has ended .signal 9"):
             launcher.check()
     assert children() <= earlier
+
+
+def test_a_stream_ends_with_a_reason_when_nobody_is_left(
+    graph: LayerGraph, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conductor, "STRANDED_S", 0.5)
+    bound = equal_plan(graph, NAMES)
+    with (
+        Launcher(NAMES, keys) as launcher,
+        pytest.raises(RunError, match="has stopped answering; no provider is left"),
+        Requester(bound, launcher.addresses, keys=Keys.load(keys, REQUESTER)) as requester,
+    ):
+        for result in requester.stream(endless(random_images(graph, 1)[0]), inflight=2):
+            if result.index == 3:
+                for pid in launcher.process_ids().values():
+                    os.kill(pid, signal.SIGKILL)
 
 
 def test_providers_end_when_the_process_that_started_them_is_killed(keys: Path, tmp_path: Path) -> None:

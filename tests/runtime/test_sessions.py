@@ -17,10 +17,10 @@ from distredge.errors import InputError, ProviderLostError, RunError
 from distredge.model.graph import IMAGE, LayerGraph
 from distredge.model.load import load_model
 from distredge.plans.plan import BoundPlan
-from distredge.runtime import client as client_module
+from distredge.runtime import crew as crew_module
 from distredge.runtime.message import Wire
-from distredge.runtime.requester import FrameResult, Requester
-from distredge.runtime.run import RunOptions, difference, emulations, run_plan
+from distredge.runtime.requester import FrameResult, Requester, Terms
+from distredge.runtime.run import RunOptions, difference, run_plan, terms
 from distredge.runtime.store import ModelStore
 from distredge.scenario import Io
 from distredge.simulate.timeline import trace
@@ -45,9 +45,9 @@ def run(
     bound: BoundPlan, addresses: dict[str, str], count: int = 2, inflight: int = 1, wire: Wire = "float32"
 ) -> float:
     images = random_images(bound.graph, count)
-    with Requester(bound, addresses, wire=wire) as requester:
+    with Requester(bound, addresses, terms=Terms(wire=wire)) as requester:
         results = list(requester.stream(images, inflight))
-    assert sorted(result.index for result in results) == list(range(count))
+    assert [result.index for result in results] == list(range(count))
     return difference(bound, images, results)
 
 
@@ -90,8 +90,8 @@ def test_an_emulated_run_gives_zeros_of_every_output(tmp_path: Path, start_provi
     for seed in range(4):
         rng = np.random.default_rng(seed)
         bound = random_plan(rng, load_model(save_model(branchy_model(rng), tmp_path)), NAMES)
-        stand_ins = emulations(bound, toy_scenario(NAMES))
-        with Requester(bound, addresses, wire="float16", emulations=stand_ins) as requester:
+        stand_ins = terms(toy_scenario(NAMES), RunOptions(emulate=True))
+        with Requester(bound, addresses, terms=stand_ins) as requester:
             (result,) = requester.stream(random_images(bound.graph, 1))
         assert {n: x.shape for n, x in result.outputs.items()} == {o.name: o.shape for o in bound.graph.head.outputs}
         assert not any(x.any() for x in result.outputs.values())
@@ -206,7 +206,7 @@ def test_a_provider_serves_one_requester_at_a_time(
 ) -> None:
     addresses = start_providers("a", "b")
     bound = equal_plan(graph, ["a", "b"])
-    monkeypatch.setattr(client_module, "SETUP_S", 0.7)
+    monkeypatch.setattr(crew_module, "SETUP_S", 0.7)
     with Requester(bound, addresses) as first:
         with pytest.raises(RunError, match="serves another requester"), Requester(bound, addresses):
             pass
@@ -225,7 +225,7 @@ def test_a_provider_that_is_not_there_is_named(graph: LayerGraph, start_provider
 def test_something_else_that_listens_there_is_no_provider(
     graph: LayerGraph, start_providers: StartProviders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "SETUP_S", 1.0)
+    monkeypatch.setattr(crew_module, "SETUP_S", 1.0)
     with zmq.Context() as context, context.socket(zmq.PULL) as mute:
         mute.set(zmq.LINGER, 0)
         port = mute.bind_to_random_port("tcp://127.0.0.1")
@@ -239,7 +239,7 @@ def test_an_engine_that_cannot_be_built_is_reported(
     def broken(*_: object) -> None:
         raise MemoryError("no room\nfor the weights")
 
-    monkeypatch.setattr("distredge.runtime.worker.real_engines", broken)
+    monkeypatch.setattr("distredge.runtime.session.Shelf.engines", broken)
     with pytest.raises(RunError, match="'a' at .* cannot build its engines: no room for the weights"):
         run(equal_plan(graph, ["a"]), start_providers("a"))
 

@@ -8,13 +8,18 @@ from pathlib import Path
 
 import pytest
 import zmq
+from msgspec.structs import replace
 
 from distredge.errors import InputError
+from distredge.profiles.network import PACED_BYTES
 from distredge.runtime.keys import Keys, create_keys
-from distredge.runtime.message import Heartbeat, Message, RowsChunk, encode
-from distredge.runtime.transport import Connections, Context, Inbox, Sender, address_book
+from distredge.runtime.message import Heartbeat, Message, Pulse, RowsChunk, encode
+from distredge.runtime.outbox import Pace
+from distredge.runtime.sender import SocketOutbox
+from distredge.runtime.transport import Connections, Context, Inbox, address_book
+from distredge.scenario import REQUESTER
 
-CHUNK = RowsChunk("s", "a", 0, 0, -1, (0, 1), 0, 1.0)
+CHUNK = RowsChunk("s", "a", 1, 0, 0, -1, (0, 1), 0, 1.0)
 
 
 @pytest.fixture
@@ -105,33 +110,83 @@ def test_a_missing_key_is_bad_input(tmp_path: Path, name: str, reason: str) -> N
         own.of(name)
 
 
-def test_a_peer_that_is_not_there_is_reported_once(context: Context) -> None:
+def test_a_node_cannot_speak_for_another(context: Context, tmp_path: Path) -> None:
+    keys = keys_for(tmp_path, "a", "b", "c", REQUESTER)
+    gate = keys["b"].start_gate(context)
+    inbox = Inbox(context, "127.0.0.1:0", keys["b"])
+    liar = Connections(context, keys["c"])
+    liar.connect(address_book({"b": inbox.address}, keys["c"]))
+    assert liar.send("b", Heartbeat("s", "a"), patience_s=5.0)
+    assert liar.send("b", Pulse("s", 1, 0.0))  # which only the requester sends
+    assert liar.send("b", Heartbeat("s", "nobody"))
+    assert liar.send("b", Heartbeat("s", "c"))
+    assert receive_all(inbox) == [(Heartbeat("s", "c"), b"")]
+    assert inbox.rejected == 3
+    liar.close()
+    inbox.close()
+    gate.stop()
+
+
+def test_a_peer_that_is_not_there_is_reported_once(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distredge.runtime.sender.CONNECT_S", 0.2)
     lost: list[str] = []
-    sender = Sender(context, None, lost.append)
-    sender.patience_s = 0.2
-    sender.start()
-    sender.reset(address_book({"b": "127.0.0.1:9"}, None))
-    sender.put("b", Heartbeat("s", "a"))
-    sender.put("b", Heartbeat("s", "a"))
-    sender.stop()
+    outbox = SocketOutbox(context, None, lost.append)
+    outbox.open({"b": "127.0.0.1:9"}, Pace())
+    outbox.put("b", Heartbeat("s", "a"))
+    outbox.put("b", Heartbeat("s", "a"))
+    outbox.put("b", CHUNK, memoryview(b"rows"))
+    outbox.close(patience_s=5.0)
     assert lost == ["b"]
 
 
+def test_one_that_takes_nothing_holds_nobody_up(context: Context) -> None:
+    inbox = Inbox(context, "127.0.0.1:0", None)
+    outbox = SocketOutbox(context, None, lambda peer: None)
+    outbox.open({"gone": "127.0.0.1:9", "b": inbox.address}, Pace())
+    outbox.put("gone", Heartbeat("s", "a"))
+    outbox.put("gone", CHUNK, memoryview(b"rows"))
+    outbox.put("b", CHUNK, memoryview(b"rows"))
+    assert inbox.receive(2.0) is not None
+    outbox.close(patience_s=0.0)
+    inbox.close()
+
+
+def test_payload_of_epochs_that_are_over_is_not_sent(context: Context) -> None:
+    inbox = Inbox(context, "127.0.0.1:0", None)
+    outbox = SocketOutbox(context, None, lambda peer: None)
+    outbox.open({"b": inbox.address}, Pace(uplink_mbps=1.0))
+    for epoch in (1, 2):
+        outbox.put("b", replace(CHUNK, epoch=epoch), memoryview(bytes(200_000)))  # 1.6 s each
+    assert inbox.receive(2.0) is not None
+    outbox.renew(oldest=2)
+    got = []
+    while not got or got[-1].epoch == 1:
+        arrived = inbox.receive(2.0)
+        assert arrived is not None
+        got.append(arrived[0])
+    assert len(got) <= 4
+    outbox.close(patience_s=0.0)
+    inbox.close()
+
+
+@pytest.mark.parametrize("emulated", [True, False])
 @pytest.mark.parametrize(("up_mbps", "down_mbps"), [(20.0, float("inf")), (float("inf"), 20.0), (20.0, 20.0)])
-def test_a_shaped_link_is_no_faster_than_its_rate(context: Context, up_mbps: float, down_mbps: float) -> None:
+def test_a_limited_link_is_no_faster_than_its_rate(
+    context: Context, up_mbps: float, down_mbps: float, emulated: bool
+) -> None:
     payload = bytes(range(250)) * 1000
     inbox = Inbox(context, "127.0.0.1:0", None)
-    inbox.shape(down_mbps)
-    sender = Sender(context, None, lambda peer: None)
-    sender.start()
-    sender.reset(address_book({"b": inbox.address}, None), up_mbps, chunk_bytes=16384)
+    inbox.shape(down_mbps if emulated else float("inf"))
+    outbox = SocketOutbox(context, None, lambda peer: None)
+    outbox.open({"b": inbox.address}, Pace(up_mbps, {} if emulated else {"b": down_mbps}, emulated))
     begun = time.monotonic()
-    sender.put("b", CHUNK, memoryview(payload))
+    outbox.put("b", CHUNK, memoryview(payload))
     got = b""
     while len(got) < len(payload) and (arrived := inbox.receive(5.0)):
         got += arrived[1]
     took = time.monotonic() - begun
-    sender.stop()
+    outbox.close(patience_s=0.0)
     inbox.close()
     assert got == payload
-    assert took >= len(payload) * 8 / 20e6
+    # A real link takes the last quantum's time itself.
+    assert took >= (len(payload) - (0 if emulated else PACED_BYTES)) * 8 / 20e6
