@@ -22,6 +22,7 @@ from distredge.cli import (
     quickstart,
     running,
     sweep,
+    testbed,
     training,
 )
 from distredge.cli.output import interrupt, lost_exception, was_interrupted
@@ -41,7 +42,7 @@ app = typer.Typer(
 )
 PARTS = (
     *(quickstart, models, profiles, exchange, link, planning, training, general, moving, pareto),
-    *(compare, experiment, sweep, query, running),
+    *(compare, experiment, sweep, query, running, testbed),
 )
 for commands in PARTS:
     commands.register(app)

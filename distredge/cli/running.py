@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -81,6 +83,12 @@ def run(
         bool,
         typer.Option("--hold", help="Hold each split-part for its profiled time, compute nothing; the links are real."),
     ] = False,
+    frames: Annotated[
+        Path | None,
+        typer.Option(
+            "--frames", metavar="FILE", help="Write a JSON line for each image as soon as its result is there."
+        ),
+    ] = None,
     model: ModelOption = None,
     as_json: JsonFlag = False,
     seed: Seed = 0,
@@ -101,10 +109,15 @@ def run(
     )
     options = RunOptions(inflight=inflight, verify=verify, wire=wire, threads=threads, hold=hold, paced=True)
     shown = load_images(_image_source(images), bound.graph)
-    with progress_bar("running") as progress:
+    with progress_bar("running") as progress, frame_file(frames) as note:
+
+        def tell(result: FrameResult) -> None:
+            progress((result.index + 1) / len(shown), result.latency_ms)
+            note(result)
+
         report = run_plan(
             bound, chosen, addresses, shown, options, keys=Keys.load(keys, REQUESTER) if keys else None, listen=listen,
-            progress=lambda result: progress((result.index + 1) / len(shown), result.latency_ms),
+            progress=tell,
         )  # fmt: skip
     _finish(as_json, bound, report_data(bound, chosen, report, options))
     _warn_of_precision(bound, chosen)
@@ -177,6 +190,21 @@ def keys(
         {"folder": str(folder), "names": made},
         lambda: console.print(f"wrote keys of {', '.join(made)} to {folder}"),
     )
+
+
+@contextmanager
+def frame_file(path: Path | None) -> Iterator[Callable[[FrameResult], None]]:
+    """Notes each result as a line of JSON in a file, at once; without a file it notes nothing."""
+    if path is None:
+        yield lambda result: None
+        return
+    with path.open("w", buffering=1) as file:
+
+        def note(result: FrameResult) -> None:
+            line = {"index": result.index, "epoch": result.epoch, "latency_ms": result.latency_ms, "t_s": result.done_s}
+            file.write(json.dumps(line) + "\n")
+
+        yield note
 
 
 def run_up(bound: BoundPlan, scenario: Scenario, images: Sequence[FloatRows], options: RunOptions) -> dict[str, object]:

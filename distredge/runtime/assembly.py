@@ -12,7 +12,7 @@ import numpy.typing as npt
 from distredge.engine.base import FloatRows
 from distredge.engine.emulated import zeros
 from distredge.geometry.interval import Interval
-from distredge.runtime.message import Buffer, MessageError, Piece, Rows, RowsChunk, Wire, packed_bytes
+from distredge.runtime.message import ELEMENT_BYTES, Buffer, MessageError, Piece, Rows, RowsChunk, Wire, packed_bytes
 
 MAX_IN_FLIGHT = 64
 """Frames that may be under way at a time."""
@@ -107,7 +107,7 @@ class Assembly:
     def _check_order(self, key: tuple[int, int, int, Rows], offset: int, size: int, total: int) -> None:
         """Raise `MessageError` unless a chunk continues its block, in whole elements; note how far it is."""
         there = self._partial.get(key, 0)
-        element = np.dtype(self._wire).itemsize
+        element = ELEMENT_BYTES[self._wire]
         if offset != there or offset + size > total or size % element:
             self._partial.pop(key, None)
             raise MessageError(f"chunk at {offset} of {size} bytes: {there} of {total} are there")
@@ -123,8 +123,8 @@ class Assembly:
         first = self._wanted[boundary][layer].rows[0]
         with self._lock:
             there = gathering.there[layer]
-            there[rows.start - first : rows.stop - first] = True
-            if there.all():
+            there[rows.start - first : rows.stop - first] = b"\1" * rows.size
+            if not there.count(0):
                 gathering.missing.discard(layer)
             complete = not gathering.missing and self._open.pop((frame, boundary), None) is not None
         if complete:
@@ -147,7 +147,7 @@ class Assembly:
             arrays = spare.pop()
         else:
             arrays = [np.empty((1, *piece.shape), dtype=np.float32) for piece in pieces.values()]
-        there = {layer: np.zeros(piece.shape[1], dtype=np.bool_) for layer, piece in pieces.items()}
+        there = {layer: bytearray(piece.shape[1]) for layer, piece in pieces.items()}
         missing = {layer for layer, piece in pieces.items() if piece.shape[1]}
         return _Gathering(dict(zip(pieces, arrays, strict=True)), there, missing)
 
@@ -157,7 +157,7 @@ class _Gathering:
     """What is there of a stage's input: arrays, which of their rows, and the layers of which rows are missing."""
 
     arrays: dict[int, FloatRows]
-    there: dict[int, npt.NDArray[np.bool_]]
+    there: dict[int, bytearray]
     missing: set[int]
 
 
@@ -169,7 +169,7 @@ def place(target: FloatRows, payload: Buffer, wire: Wire, scale: float, offset: 
     values = np.frombuffer(payload, dtype=wire)
     channels = target.reshape(target.shape[0], -1)
     size = channels.shape[1]
-    channel, column = divmod(offset // np.dtype(wire).itemsize, size)
+    channel, column = divmod(offset // ELEMENT_BYTES[wire], size)
     factor = np.float32(scale) if wire == "int8" else None
     if column:  # the rest of a channel that an earlier chunk has begun
         head = min(size - column, len(values))

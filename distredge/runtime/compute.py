@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import queue
 from abc import ABC, abstractmethod
@@ -33,14 +34,20 @@ class Worker(Compute, Thread):
 
     def __init__(self) -> None:
         Thread.__init__(self, name="compute", daemon=True)
-        self._tasks: queue.PriorityQueue[_Task] = queue.PriorityQueue()
+        self._put: queue.SimpleQueue[_Task] = queue.SimpleQueue()
         self._sequence = itertools.count()
 
     def put(self, work: Work | None, frame: int = -1, boundary: int = 0) -> None:
         """See `Compute`; None ends the thread."""
-        self._tasks.put(_Task(frame, boundary, next(self._sequence), work))
+        self._put.put(_Task(frame, boundary, next(self._sequence), work))
 
     def run(self) -> None:
         """The thread's loop."""
-        while (work := self._tasks.get().work) is not None:
+        tasks: list[_Task] = []
+        while True:
+            while not tasks or not self._put.empty():
+                heapq.heappush(tasks, self._put.get())
+            work = heapq.heappop(tasks).work
+            if work is None:
+                return
             work()

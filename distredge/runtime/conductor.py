@@ -254,7 +254,7 @@ class Conductor:
     @property
     def bound(self) -> BoundPlan | None:
         """The plan in force."""
-        return self._current and self._current.bound
+        return self._current.bound if self._current else None
 
     # Plans.
 

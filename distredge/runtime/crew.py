@@ -169,8 +169,9 @@ class Crew:
         if now >= self._pulse_due_s:
             self._pulse_due_s = now + BEAT_S
             for name, member in self.members.items():
-                if member.presence is not Presence.ABSENT:
-                    self._outbox.beat(name, Pulse(self._session, oldest, now))
+                present = member.presence is not Presence.ABSENT
+                if present and not self._outbox.beat(name, Pulse(self._session, oldest, now)):
+                    self.suspect(name)  # whose process has ended, or who is being connected anew
         for name, member in self.members.items():
             if member.presence is Presence.ASKED and member.is_busy and now >= member.ask_again_s:
                 member.ask_again_s = now + _BUSY_RETRY_S

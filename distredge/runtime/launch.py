@@ -9,7 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -21,24 +22,46 @@ START_S = 30.0
 STOP_S = 3.0
 
 
-class Launcher:
-    """One provider process for each name, on loopback; a context manager.
+@dataclass(frozen=True)
+class Place:
+    """Where a provider runs: what its command is preceded by, and HOST:PORT at which it listens, port 0 any free one.
 
-    Entering returns when all listen; their `addresses` are known then. Each holds the other end of a pipe to this
-    process and ends when it closes, however this process ends. `keys` is the folder of their keys.
+    What precedes the command must become the provider by `exec`, so that the process id stays its own.
     """
 
-    def __init__(self, names: Iterable[str], keys: Path) -> None:
+    prefix: tuple[str, ...] = ()
+    listen: str = "127.0.0.1:0"
+
+
+class Launcher:
+    """One provider process for each name; a context manager.
+
+    Entering returns when all listen; their `addresses` are known then. Each holds the other end of a pipe to this
+    process and ends when it closes, however this process ends. `keys` is the folder of their keys. `places` are where
+    they run, by default on loopback. `started` is called with the name and id of each process as soon as it is there.
+    Logs are kept in `folder`, by default the system's for temporary files, while the providers run.
+    """
+
+    def __init__(
+        self,
+        names: Iterable[str],
+        keys: Path,
+        *,
+        places: Mapping[str, Place] | None = None,
+        started: Callable[[str, int], None] = lambda name, pid: None,
+        folder: Path | None = None,
+    ) -> None:
         self.addresses: dict[str, str] = {}
         self._names, self._keys = tuple(names), keys
+        self._places, self._started = places or {}, started
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._logs = tempfile.TemporaryDirectory(prefix="distredge-")
+        self._logs = tempfile.TemporaryDirectory(prefix="distredge-", dir=folder)
 
     def __enter__(self) -> Launcher:
         """Start the processes and wait until they listen."""
         try:
             for name in self._names:
-                self._processes[name] = self._start(name)
+                self._start(name)
             deadline = time.monotonic() + START_S
             for name in self._names:
                 self.addresses[name] = self._address(name, deadline)
@@ -63,11 +86,20 @@ class Launcher:
         """Process id of each provider."""
         return {name: process.pid for name, process in self._processes.items()}
 
-    def _start(self, name: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "distredge", "provider", "--json", "--until-stdin-closes"]
-        command += ["--name", name, "--listen", "127.0.0.1:0", "--keys", str(self._keys)]
+    def restart(self, name: str) -> None:
+        """End a provider's process at once if it is still there, and start another one at the same address."""
+        _end(self._processes[name], patience_s=0.0)
+        self._start(name)
+        self.addresses[name] = self._address(name, time.monotonic() + START_S)
+
+    def _start(self, name: str) -> None:
+        place = self._places.get(name, Place())
+        command = [*place.prefix, sys.executable, "-m", "distredge", "provider", "--json", "--until-stdin-closes"]
+        command += ["--name", name, "--listen", self.addresses.get(name, place.listen), "--keys", str(self._keys)]
         with (Path(self._logs.name) / name).open("wb") as log:
-            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+        self._processes[name] = process
+        self._started(name, process.pid)
 
     def _address(self, name: str, deadline: float) -> str:
         """Where the process listens, which it says in its first line."""
@@ -92,16 +124,21 @@ class Launcher:
             process.terminate()
         deadline = time.monotonic() + STOP_S
         for process in self._processes.values():
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe:
-                    pipe.close()
+            _end(process, patience_s=max(0.0, deadline - time.monotonic()))
         self._processes.clear()
         self._logs.cleanup()
+
+
+def _end(process: subprocess.Popen[bytes], patience_s: float) -> None:
+    """Wait so long for a process to end, then make it; close the pipes to it."""
+    try:
+        process.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe:
+            pipe.close()
 
 
 def _ending(code: int) -> str:

@@ -6,6 +6,7 @@ Its size is checked against what the header and the assignment promise before it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Literal, TypeAlias
 
@@ -33,6 +34,9 @@ Ms = Annotated[float, Meta(ge=0, le=1e9)]
 Seconds = Annotated[float, Meta(ge=0, le=1e12)]
 ProbeBytes = Annotated[int, Meta(ge=1, le=MAX_PROBE_BYTES)]
 Wire: TypeAlias = Literal["float32", "float16", "int8"]
+ELEMENT_BYTES: dict[Wire, int] = {"int8": 1, "float16": 2, "float32": 4}
+"""Of an element in each precision on the wire."""
+
 Dtype: TypeAlias = Literal[
     "float32", "float16", "float64", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"
 ]
@@ -358,4 +362,4 @@ def unpack(data: Buffer | bytearray, wire: Wire, scale: float, shape: tuple[int,
 
 def packed_bytes(shape: tuple[int, ...], wire: Wire) -> int:
     """Bytes of an array of this shape on the wire."""
-    return int(np.prod(shape, dtype=np.int64)) * np.dtype(wire).itemsize
+    return math.prod(shape) * ELEMENT_BYTES[wire]

@@ -63,8 +63,8 @@ class Outbox(ABC):
         """Send several messages; where no link of this node limits, no receiver waits for another's bytes."""
 
     @abstractmethod
-    def beat(self, peer: str, message: Message) -> None:
-        """Send a small message past all that is queued, or drop it if the receiver takes none now."""
+    def beat(self, peer: str, message: Message) -> bool:
+        """Send a small message past all that is queued, or drop it if there is no connection: then False."""
 
     @abstractmethod
     def answer(self, address: str, name: str, message: Message) -> None:

@@ -155,7 +155,7 @@ class Improvement:
     def look(self, situation: Situation, current: BoundPlan | None) -> None:
         """Look for a plan that is better than the current one in a situation."""
         with self._lock:
-            self._next = situation, current and current.plan
+            self._next = situation, current.plan if current else None
             self._submit()
 
     def stop(self) -> None:
@@ -205,5 +205,5 @@ def _begin(improver: Improver) -> None:
 
 def _look(situation: Situation, plan: Plan | None) -> _Found:
     assert _improver is not None
-    found = _improver.better(situation, plan and plan.bind(_improver.graph))
+    found = _improver.better(situation, plan.bind(_improver.graph) if plan else None)
     return found.bound.plan, found.latency_ms, found.expected_ms

@@ -20,14 +20,13 @@ from distredge.runtime.assignment import assignments
 from distredge.runtime.conductor import EpochBegun, workers
 from distredge.runtime.keys import Keys, create_keys
 from distredge.runtime.launch import Launcher
-from distredge.runtime.message import Emulation, Observed, Report, Wire
+from distredge.runtime.message import ELEMENT_BYTES, Emulation, Observed, Report, Wire
 from distredge.runtime.replan import Improver
 from distredge.runtime.requester import FrameResult, Requester, Terms
 from distredge.scenario import MB, REQUESTER, Io, Scenario
 from distredge.simulate.timeline import trace
 
-WIRES: dict[Wire, int] = {"int8": 1, "float16": 2, "float32": 4}
-"""Bytes of an element in each precision on the wire."""
+WIRES = ELEMENT_BYTES
 
 
 PREPARED = 200

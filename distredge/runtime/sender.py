@@ -23,7 +23,7 @@ from distredge.runtime.transport import Connections, Context, Peer, address_book
 CHUNK_BYTES = 128 * 1024
 """Rows go in chunks of this size at most, so that encryption, transfer and unpacking overlap."""
 
-MIN_CHUNKS = 4
+MIN_CHUNKS = 1
 """A block goes in so many chunks if they have a quantum each: its receiver can then tell how fast they came."""
 
 CONNECT_S = 4.0
@@ -271,9 +271,9 @@ class SocketOutbox(Outbox):
         """See `Outbox`."""
         self._sender.order(_Put(tuple(parcels)))
 
-    def beat(self, peer: str, message: Message) -> None:
+    def beat(self, peer: str, message: Message) -> bool:
         """See `Outbox`."""
-        self._beats.send(peer, message)
+        return self._beats.send(peer, message)
 
     def answer(self, address: str, name: str, message: Message) -> None:
         """See `Outbox`."""

@@ -34,6 +34,9 @@ from distredge.runtime.message import (
 )
 from distredge.scenario import REQUESTER
 
+_NOBLOCK = int(zmq.NOBLOCK)
+_NOBLOCK_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+
 Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
 
 QUEUE_MESSAGES = 1000
@@ -116,7 +119,6 @@ class Inbox:
         self.rejected = 0
         self._rate_mbps, self._free = math.inf, 0.0
         self.received_s = 0.0
-        self._arrived: deque[tuple[float, Message, Buffer]] = deque()
         self._under_way: deque[tuple[float, Message, Buffer]] = deque()
 
     def shape(self, rate_mbps: float) -> None:
@@ -127,15 +129,19 @@ class Inbox:
         """The next message, or None if none comes in time; `received_s` is then the monotonic time at which it came."""
         deadline = time.monotonic() + timeout_s
         while True:
-            self._take_in()
+            if math.isfinite(self._rate_mbps):
+                self._take_all_in()
             now = time.monotonic()
-            due = self._under_way[0][0] if self._under_way else math.inf
-            if self._arrived or due <= now:
-                self.received_s, message, payload = (self._arrived or self._under_way).popleft()
+            if self._under_way and self._under_way[0][0] <= now:
+                self.received_s, message, payload = self._under_way.popleft()
                 return message, payload
-            if deadline <= now:
+            due = min(deadline, self._under_way[0][0]) if self._under_way else deadline
+            arrived = self._next(max(0.0, due - now))
+            if arrived is not None and not self._is_held_back(*arrived):
+                self.received_s = time.monotonic()
+                return arrived
+            if arrived is None and deadline <= now:
                 return None
-            self._wait(min(due, deadline) - now)
 
     def reject(self, reason: MessageError) -> None:
         """Count a message that cannot be used."""
@@ -146,29 +152,42 @@ class Inbox:
         """Close the socket."""
         self._socket.close()
 
-    def _take_in(self) -> None:
-        """Move what has arrived behind what is under way, first come, first served.
+    def _take_all_in(self) -> None:
+        """On an emulated link: move what has arrived behind what is under way, first come, first served.
 
-        On a shaped link all of it: the socket would serve its connections in turn, whatever came first. A message
-        without payload takes no time and overtakes the others.
+        The socket would serve its connections in turn, whatever came first.
         """
-        shaped = math.isfinite(self._rate_mbps)
-        while (shaped or not self._arrived) and self._socket.poll(0):
-            try:
-                message, payload = self._read()
-            except MessageError as exc:
-                self.reject(exc)
-                continue
-            self.bytes_in += len(payload)
-            if payload and shaped:
-                self._free = max(time.monotonic(), self._free) + occupancy_ms(len(payload), self._rate_mbps) / 1000.0
-                self._under_way.append((self._free, message, payload))
-            else:
-                self._arrived.append((time.monotonic(), message, payload))
+        while (arrived := self._next(0.0)) is not None:
+            if not self._is_held_back(*arrived):
+                self._under_way.appendleft((0.0, *arrived))
+
+    def _is_held_back(self, message: Message, payload: Buffer) -> bool:
+        """Queue a message behind what the emulated link has to carry; one without payload overtakes that."""
+        self.bytes_in += len(payload)
+        if not (len(payload) and math.isfinite(self._rate_mbps)):
+            return False
+        self._free = max(time.monotonic(), self._free) + occupancy_ms(len(payload), self._rate_mbps) / 1000.0
+        self._under_way.append((self._free, message, payload))
+        return True
+
+    def _next(self, timeout_s: float) -> tuple[Message, Buffer] | None:
+        """The next message of the socket, whose own clock knows whole milliseconds only; what is none is dropped."""
+        if 0.0 < timeout_s < 0.001:
+            time.sleep(timeout_s)
+            timeout_s = 0.0
+        if timeout_s and not self._socket.poll(int(timeout_s * 1000.0)):
+            return None
+        try:
+            return self._read()
+        except MessageError as exc:
+            self.reject(exc)
+        except zmq.Again:
+            pass
+        return None
 
     def _read(self) -> tuple[Message, Buffer]:
         """The next message of the socket; the payload stays where the socket has put it."""
-        frames = self._socket.recv_multipart(copy=False)
+        frames = self._socket.recv_multipart(_NOBLOCK, copy=False)
         message, payload = decode([frames[0].bytes, *(frame.buffer for frame in frames[1:])])
         if self._keys and not isinstance(message, Probe):  # a probe is passed on, and does not say who sent it
             self._check_sender(self._keys, getattr(message, "sender", REQUESTER), str(frames[0].get("User-Id")))
@@ -185,13 +204,6 @@ class Inbox:
         if known != key:
             raise MessageError(f"a message from '{name}' that came with another node's key")
         self._names[key] = name
-
-    def _wait(self, seconds: float) -> None:
-        """Wait so long or until something arrives; the socket's own clock knows whole milliseconds only."""
-        if seconds >= 0.001:
-            self._socket.poll(int(seconds * 1000.0))
-        else:
-            time.sleep(seconds)
 
 
 @dataclass(frozen=True)
@@ -241,13 +253,14 @@ class Connections:
         socket = self._sockets.get(peer)
         if socket is None:
             return False
-        socket.set(zmq.SNDTIMEO, round(patience_s * 1000))
+        if patience_s and not socket.poll(round(patience_s * 1000), zmq.POLLOUT):
+            return False
         try:
             if len(payload):
-                socket.send(encode(message), zmq.SNDMORE)
-                socket.send(payload, copy=False)
+                socket.send(encode(message), _NOBLOCK_MORE)
+                socket.send(payload, _NOBLOCK, copy=False)
             else:
-                socket.send(encode(message))
+                socket.send(encode(message), _NOBLOCK)
         except zmq.Again:
             return False
         return True

@@ -152,11 +152,13 @@ class MemoryOutbox(Outbox):
         for parcel in parcels:
             self.put(*parcel)
 
-    def beat(self, peer: str, message: Message) -> None:
+    def beat(self, peer: str, message: Message) -> bool:
         """See `Outbox`; a beat to a node that is not there is dropped."""
         node = self._network.nodes.get(peer)
-        if node is not None and node.is_alive:
-            self._network.post(self._name, peer, message, NOTHING)
+        if node is None or not node.is_alive:
+            return False
+        self._network.post(self._name, peer, message, NOTHING)
+        return True
 
     def answer(self, address: str, name: str, message: Message) -> None:
         """See `Outbox`."""
@@ -264,7 +266,7 @@ class MemoryProvider:
 
 
 class MemoryRequester:
-    """A conductor in the network, and a stream of images through it. `done` are the frames, `begun` the epochs, as told."""
+    """A conductor in the network, and a stream through it: `done` are the frames, `begun` the epochs, as told."""
 
     def __init__(self, network: MemoryNetwork, bound: BoundPlan, names: Sequence[str]) -> None:
         self.done: list[FrameDone] = []
