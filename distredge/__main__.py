@@ -6,9 +6,15 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C while it is still being imported ends in one line as well."""
+    """Run the command line; Ctrl-C while it is still being imported ends in one line as well.
+
+    A provider does not load, and its device need not have, what all other commands import.
+    """
     try:
-        from distredge.cli.main import main as run_command
+        if sys.argv[1:2] == ["provider"]:
+            from distredge.cli.provider_command import main as run_command
+        else:
+            from distredge.cli.main import main as run_command
 
         run_command()
     except KeyboardInterrupt:

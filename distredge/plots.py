@@ -327,3 +327,38 @@ def draw_bar_panels(panels: Mapping[str, Mapping[str, float]], y: str, path: Pat
     handles = grid[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=max(1, min(6, fit)), fontsize=8, frameon=False)
     _save(figure, path)
+
+
+Bar = tuple[str, str, float, float, str, bool]
+"""Lane, what is done (`send`, `compute`, `receive`), from and to (ms), what is written on it, whether it is marked."""
+
+_STRIPES = {"send": (-0.29, 0.16, "#dddddd"), "compute": (0.0, 0.4, ""), "receive": (0.29, 0.16, "#f4e3b2")}
+"""Where in its lane a bar stands, how high it is, and its colour, unless it has its lane's."""
+
+
+def draw_frames(panels: Mapping[str, Sequence[Bar]], lanes: Sequence[str], title: str, path: Path) -> None:
+    """Write a PNG of what happened to a frame, a panel above the other by the same clock, a lane a device.
+
+    Marked bars have a black edge. Raises `DependencyError` without matplotlib.
+    """
+    figure = _figure(11, 1.1 + len(panels) * (0.7 + 0.45 * len(lanes)))
+    grid = figure.subplots(len(panels), 1, squeeze=False, sharex=True).ravel()
+    colours = dict(zip(lanes, ["#222222", *COLOURS * len(lanes)], strict=False))
+    for axes, (name, bars) in zip(grid, panels.items(), strict=True):
+        for lane, done, start_ms, stop_ms, text, marked in bars:
+            offset, height, colour = _STRIPES[done]
+            at, edge = lanes.index(lane) + offset, {"edgecolor": "black", "lw": 1.2} if marked else {"lw": 0}
+            axes.barh(at, stop_ms - start_ms, left=start_ms, height=height, color=colour or colours[lane], **edge)
+            axes.text(
+                (start_ms + stop_ms) / 2, at, text, ha="center", va="center", fontsize=7, color="white", clip_on=True
+            )
+        axes.set_yticks(range(len(lanes)), lanes, fontsize=8)
+        axes.set_ylim(len(lanes) - 0.4, -0.6)
+        axes.set_title(name, fontsize=9)
+    grid[-1].set_xlabel(
+        "ms; each lane: sending (grey, above), computing (coloured, number of the volume), receiving (yellow, below);"
+        " black edges: what the result waited for",
+        fontsize=8,
+    )
+    figure.suptitle(title, fontsize=9)
+    _save(figure, path)

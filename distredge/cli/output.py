@@ -6,11 +6,8 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from threading import Event
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING
 
-import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -22,14 +19,13 @@ from rich.progress import (
 )
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from sys import UnraisableHookArgs
+from distredge.cli.interrupts import raise_owed
+from distredge.cli.options import JsonFlag as JsonFlag  # here too, for commands that print
+from distredge.cli.options import Seed as Seed
 
+if TYPE_CHECKING:
     from distredge.experiments.runner import Progress as WorkProgress
     from distredge.planners.base import Progress as PlannerProgress
-
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Decides every random choice.")]
 
 _WIDTH = None if sys.stdout.isatty() else 120
 """Of tables in a file or pipe, whose reader's width is unknown."""
@@ -67,27 +63,6 @@ def _text(cell: object) -> str:
     return f"{cell:,}" if isinstance(cell, int) else f"{cell:,.2f}"
 
 
-_interrupted, _owed = Event(), Event()
-
-
-def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    """What Ctrl-C does. Compiled code may lose the exception, so the next sign of progress raises it again."""
-    _interrupted.set()
-    _owed.set()
-    raise KeyboardInterrupt
-
-
-def was_interrupted() -> bool:
-    """Whether Ctrl-C was pressed: what goes wrong after it, goes wrong because of it."""
-    return _interrupted.is_set()
-
-
-def lost_exception(lost: UnraisableHookArgs) -> None:
-    """Report an exception that nobody could take; a `KeyboardInterrupt` lost by a compiler's callback is not news."""
-    if lost.exc_type is not KeyboardInterrupt:
-        sys.__unraisablehook__(lost)
-
-
 @contextmanager
 def progress_bar(title: str) -> Iterator[PlannerProgress]:
     """A bar on stderr with the time left; yields a function (share done, best value so far)."""
@@ -102,7 +77,7 @@ def progress_bar(title: str) -> Iterator[PlannerProgress]:
         task = bar.add_task(title, total=1.0, best="")
 
         def tell(share: float, best: float) -> None:
-            _raise_owed()
+            raise_owed()
             bar.update(task, completed=share, best=f"{best:.1f} ms")
 
         yield tell
@@ -121,7 +96,7 @@ def work_bar() -> Iterator[WorkProgress]:
 
         def tell(what: str, share: float, left_s: float) -> None:
             nonlocal last
-            _raise_owed()
+            raise_owed()
             left = f"about {_span(left_s)} left" if share < 1.0 else "done"
             bar.update(task, completed=share, description=what, left=left)
             if not errors.is_terminal and (share >= 1.0 or share - last >= _LINE_EVERY):
@@ -129,13 +104,6 @@ def work_bar() -> Iterator[WorkProgress]:
                 last = share
 
         yield tell
-
-
-def _raise_owed() -> None:
-    """Ctrl-C, if compiled code lost it."""
-    if _owed.is_set():
-        _owed.clear()
-        raise KeyboardInterrupt
 
 
 def _span(seconds: float) -> str:

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,8 +22,8 @@ from distredge.plans.plan import BoundPlan, Plan
 from distredge.runtime.requester import FrameResult
 from distredge.runtime.run import WIRES, RunOptions, RunReport, run_here, run_plan, wire_of
 from distredge.scenario import NODE_NAME, REQUESTER, Scenario, load_scenario
+from distredge.simulate import timeline
 from distredge.simulate.memory import check_memory
-from distredge.simulate.timeline import trace
 
 COMPUTED = "FP32"
 """In which providers compute: ONNX Runtime on a processor."""
@@ -46,6 +46,12 @@ Verify = Annotated[bool, typer.Option("--verify", help="Compare every result wit
 WireOption = Annotated[
     Literal["float32", "float16", "int8"] | None,
     typer.Option("--wire", help="Precision on the wire; float32 with --verify, else the scenario's."),
+]
+TraceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace", metavar="FILE", help="Record when every node did what: for `distredge trace` and ui.perfetto.dev."
+    ),
 ]
 Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="Threads of each provider's engine.")]
 
@@ -83,6 +89,7 @@ def run(
         bool,
         typer.Option("--hold", help="Hold each split-part for its profiled time, compute nothing; the links are real."),
     ] = False,
+    trace: TraceOption = None,
     frames: Annotated[
         Path | None,
         typer.Option(
@@ -107,7 +114,9 @@ def run(
     addresses = {p.name: p.address for p in chosen.providers if p.address} | dict(
         _address(item, chosen.provider_names) for item in at or []
     )
-    options = RunOptions(inflight=inflight, verify=verify, wire=wire, threads=threads, hold=hold, paced=True)
+    options = RunOptions(
+        inflight=inflight, verify=verify, wire=wire, threads=threads, hold=hold, paced=True, trace=trace
+    )
     shown = load_images(_image_source(images), bound.graph)
     with progress_bar("running") as progress, frame_file(frames) as note:
 
@@ -137,6 +146,7 @@ def up(
         ),
     ] = False,
     threads: Threads = 1,
+    trace: TraceOption = None,
     model: ModelOption = None,
     as_json: JsonFlag = False,
     seed: Seed = 0,
@@ -156,7 +166,7 @@ def up(
         bound,
         chosen,
         shown,
-        RunOptions(inflight=inflight, verify=verify, wire=wire, emulate=emulate, threads=threads),
+        RunOptions(inflight=inflight, verify=verify, wire=wire, emulate=emulate, threads=threads, trace=trace),
     )
     _finish(as_json, bound, data)
     if not emulate:
@@ -220,12 +230,8 @@ def run_up(bound: BoundPlan, scenario: Scenario, images: Sequence[FloatRows], op
 
     if not (options.emulate and options.verify):
         return one_pass("running", options)
-    verified = one_pass(
-        "verifying", RunOptions(inflight=options.inflight, verify=True, wire=options.wire, threads=options.threads)
-    )
-    timed = one_pass(
-        "timing", RunOptions(inflight=options.inflight, wire=options.wire, emulate=True, threads=options.threads)
-    )
+    verified = one_pass("verifying", replace(options, emulate=False, trace=None))
+    timed = one_pass("timing", replace(options, verify=False))
     return {**timed, "max_abs_diff": verified["max_abs_diff"], "verified_wire": verified["wire"]}
 
 
@@ -234,7 +240,7 @@ def report_data(bound: BoundPlan, scenario: Scenario, report: RunReport, options
     wire = wire_of(options, scenario)
     data: dict[str, object] = {**asdict(report), "wire": wire, "emulated": options.emulate or options.hold}
     if options.emulate or options.hold:
-        predicted = trace(bound, scenario, element_bytes=WIRES[wire]).latency_ms
+        predicted = timeline.trace(bound, scenario, element_bytes=WIRES[wire]).latency_ms
         data["predicted_ms"] = predicted
         data["prediction_error"] = (predicted - report.latency_ms.p50) / report.latency_ms.p50
     return data

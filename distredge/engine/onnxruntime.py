@@ -58,35 +58,45 @@ class FixedEngine(Engine):
 class RuntimeEngine(Engine):
     """One session for all parts of a volume: pads and slices are inputs, so that a new split builds nothing.
 
-    The whole volume as one part, parts that leave a side branch without rows, and volumes with operators that fix their
-    geometry are run by a `FixedEngine`: the first is faster without pads and slices, the others need it.
+    It is built for the first part that needs it. The whole volume as one part, parts that leave a side branch without
+    rows, and volumes with operators that fix their geometry are run by a `FixedEngine`: the first is faster without
+    pads and slices, the others need it.
     """
 
     def __init__(self, volume: Volume, *, threads: int = 1, source: OnnxSource | None = None) -> None:
-        self._volume = volume
-        source = source or OnnxSource.of(volume.graph)
-        self._fixed = FixedEngine(volume, threads=threads, source=source)
+        self._volume, self._threads = volume, threads
+        self._source = source or OnnxSource.of(volume.graph)
+        self._fixed = FixedEngine(volume, threads=threads, source=self._source)
         self._geometry: dict[Interval, dict[str, npt.NDArray[Any]]] = {}
         self._session: ort.InferenceSession | None = None
-        try:
-            self._cut = volume_model(source, volume)
-        except UnsteadyGeometryError:
-            return
-        self._session = session(self._cut.model.SerializeToString(), threads, source.folder)
-        names = {value.name for value in self._session.get_inputs()}
-        self._formulas = [name for name in self._cut.formulas if name in names]
-        self._inputs = [value.name for value in self._session.get_inputs() if value.name not in self._cut.formulas]
+        self._is_steady = True
 
     def prepare(self, out: Interval) -> None:
         """Work out the part's pads and slices."""
+        if out in self._geometry:
+            return
         whole = out == Interval(0, self._volume.height)
-        if self._session is None or whole or not has_all_rows(self._volume.part(out)):
+        if whole or not has_all_rows(self._volume.part(out)) or not self._build():
             self._fixed.prepare(out)
-        elif out not in self._geometry:
-            if len(self._geometry) >= KEPT_GEOMETRIES:
-                self._geometry.clear()
-            known = self._cut.geometry(out)
-            self._geometry[out] = {name: known[name] for name in self._formulas}
+            return
+        if len(self._geometry) >= KEPT_GEOMETRIES:
+            self._geometry.clear()
+        known = self._cut.geometry(out)
+        self._geometry[out] = {name: known[name] for name in self._formulas}
+
+    def _build(self) -> bool:
+        """Whether there is a session for any part; the first time it is built, if there can be one."""
+        if self._session is None and self._is_steady:
+            try:
+                self._cut = volume_model(self._source, self._volume)
+            except UnsteadyGeometryError:
+                self._is_steady = False
+                return False
+            self._session = session(self._cut.model.SerializeToString(), self._threads, self._source.folder)
+            names = {value.name for value in self._session.get_inputs()}
+            self._formulas = [name for name in self._cut.formulas if name in names]
+            self._inputs = [value.name for value in self._session.get_inputs() if value.name not in self._cut.formulas]
+        return self._is_steady
 
     def run(self, out: Interval, inputs: Sequence[FloatRows]) -> list[FloatRows]:
         """See `Engine`."""

@@ -1,7 +1,7 @@
 """The transfer model's constants: one home for the simulator, the pacing sender and the emulated links.
 
 They were measured on a star of network namespaces whose links were shaped by token buckets, with a paced sender
-(see docs/simulator.md): a tandem of two queues, the sender's uplink and the receiver's downlink.
+(docs/simulator.md): a tandem of two queues, the sender's uplink and the receiver's downlink.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ WIRE_OVERHEAD = 1.0456
 PACE = 0.98
 """Share of a link's rate that a sender uses, so that no queue builds up in buffers that it cannot see."""
 
-QUANTUM_BYTES = 16 * 1024
-"""A message travels in quanta of this size; a quantum is forwarded when it has wholly arrived."""
+QUANTUM_BYTES = 4 * 1024
+"""A message travels in quanta of this size; a quantum is forwarded when it has wholly arrived. Packets are smaller, but
+the shapers of both ends let a bucket of this size pass at once."""
 
 PACED_BYTES = 16 * 1024
 """A paced sender hands over so many bytes at a time."""

@@ -19,6 +19,7 @@ from distredge.runtime.keys import Keys
 from distredge.runtime.message import Buffer, Message, MessageError, Stop
 from distredge.runtime.outbox import Pace
 from distredge.runtime.sender import SocketOutbox
+from distredge.runtime.tracing import Recorder
 from distredge.runtime.transport import Inbox, address_book, is_loopback, own_host, parse_address
 
 _POLL_S = 0.1
@@ -67,6 +68,7 @@ class Client(ABC):
         self._finished = False
         self._events: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._stop = Event()
+        self._recorder = Recorder()
         self._lock = RLock()
 
     def __enter__(self: Own) -> Own:
@@ -78,7 +80,7 @@ class Client(ABC):
         except InputError:
             self._close_context()
             raise
-        self._outbox = SocketOutbox(self._context, self._keys, self._lost)
+        self._outbox = SocketOutbox(self._context, self._keys, self._lost, self._recorder)
         self._outbox.open(self._addresses, self._pace())
         self._receiver = Thread(target=self._receive, name="receive", daemon=True)
         try:

@@ -18,6 +18,7 @@ from distredge.runtime.compute import Compute
 from distredge.runtime.engines import Engines
 from distredge.runtime.message import UNCHANGED, Dtype, Failed, ResultChunk, RowsChunk, Setup, Stage, pack
 from distredge.runtime.outbox import Outbox
+from distredge.runtime.tracing import Recorder
 from distredge.scenario import REQUESTER
 
 Took = Callable[[Setup, Stage, float], None]
@@ -31,9 +32,17 @@ class Epoch:
     """
 
     def __init__(
-        self, name: str, setup: Setup, outbox: Outbox, compute: Compute, took: Took, clock: Callable[[], float]
+        self,
+        name: str,
+        setup: Setup,
+        outbox: Outbox,
+        compute: Compute,
+        took: Took,
+        clock: Callable[[], float],
+        recorder: Recorder,
     ) -> None:
         self.setup = setup
+        self._recorder = recorder
         self.over = False
         self.is_ready = False
         self._lock, self._waiting = Lock(), 0
@@ -66,31 +75,35 @@ class Epoch:
             self._outbox.put(REQUESTER, Failed(self.setup.session, self._name, self.setup.epoch, reason))
 
     def _input_ready(self, frame: int, boundary: int, inputs: list[FloatRows]) -> None:
+        self._recorder.all_received(self.setup.epoch, frame, boundary)
         written_s = self._clock() + self._write_ms.get(boundary, 0.0) / 1000.0
-        run = partial(self._run_stage, frame, boundary, inputs, written_s)
+        run = partial(self._run_stage, frame, boundary, inputs, self._clock(), written_s)
         with self._lock:
             self._waiting += 1
         self._compute.put(partial(self.guard, f"cannot compute volume {boundary}", run), frame, boundary)
 
-    def _run_stage(self, frame: int, boundary: int, inputs: list[FloatRows], written_s: float) -> None:
+    def _run_stage(self, frame: int, boundary: int, inputs: list[FloatRows], came_s: float, written_s: float) -> None:
         """Compute one stage of a frame, once a board would have its rows in memory, and pass what it makes on."""
         if written_s > self._clock():
             sleep_until(written_s)
         engine, stage, started_s = self._engines[boundary], self._stages[boundary], self._clock()
         if isinstance(engine, HeadEngine):
             outputs = engine.run(inputs)
-            self._done(stage, started_s)
+            self._done(frame, stage, came_s, started_s)
             self._answer(frame, outputs)
             return
         made = engine.run(Interval(*stage.out), inputs)
-        self._done(stage, started_s)
+        self._done(frame, stage, came_s, started_s)
         for piece, rows in zip(stage.outputs, made, strict=True):
             self._made[frame, piece.layer] = piece.rows[0], rows
         self._pass_on(frame, stage)
         self.assembly.recycle(boundary, inputs)
 
-    def _done(self, stage: Stage, started_s: float) -> None:
-        self._took(self.setup, stage, (self._clock() - started_s) * 1000.0)
+    def _done(self, frame: int, stage: Stage, came_s: float, started_s: float) -> None:
+        now, place = self._clock(), (self.setup.epoch, frame, stage.boundary)
+        self._took(self.setup, stage, (now - started_s) * 1000.0)
+        self._recorder.add("wait", *place, came_s, started_s)
+        self._recorder.add("compute" if stage.layers else "head", *place, started_s, now)
         with self._lock:
             self._waiting -= 1
 

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
+from distredge.runtime.tracing import Spans
+
 PROTOCOL = 4
 """Version of the messages; both ends must speak the same."""
 
@@ -86,6 +88,7 @@ class Emulation(msgspec.Struct, frozen=True, array_like=True):
 
     A stage's inputs are held for its `write_ms` before, and a message for `read_ms` and `read_byte_ms` a byte before it
     is sent: I/O that the board needs on top of what this machine does. The requester's one `write_ms` is for results.
+    `uplinks_mbps` are the rates of the other nodes' emulated links, by name, where they limit.
     """
 
     hold_ms: tuple[Ms, ...]
@@ -93,6 +96,7 @@ class Emulation(msgspec.Struct, frozen=True, array_like=True):
     write_ms: tuple[Ms, ...] = ()
     read_ms: Ms = 0.0
     read_byte_ms: Ms = 0.0
+    uplinks_mbps: dict[str, Annotated[float, Meta(gt=0)]] = msgspec.field(default_factory=dict)
 
 
 UNCHANGED = Emulation((), None)
@@ -255,6 +259,14 @@ class Heartbeat(_Message, frozen=True):
     stamps: Stamps | None = None
 
 
+class Noted(_Message, frozen=True):
+    """Provider to requester: what it noted of frames (`runtime.tracing`), and how many such notes it had to drop."""
+
+    sender: str
+    spans: Spans
+    dropped: Count
+
+
 class Unreachable(_Message, frozen=True):
     """Provider to requester: another node does not take its messages."""
 
@@ -298,6 +310,7 @@ Message: TypeAlias = (
     | Probe
     | Pulse
     | Heartbeat
+    | Noted
     | Unreachable
     | Failed
     | Stop

@@ -75,7 +75,7 @@ class Prober(Client):
 
     def _begin(self) -> None:
         if self._rate_mbps:
-            self._inbox.shape(self._rate_mbps)
+            self._inbox.shape(self._rate_mbps, dict.fromkeys((REQUESTER, *self._addresses), self._rate_mbps))
         self._waiting = set(self._addresses)
         self._crew = Crew(
             self._session,

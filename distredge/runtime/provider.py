@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Event, Thread
 
@@ -18,6 +18,7 @@ from distredge.errors import InputError
 from distredge.runtime.compute import Compute, Worker
 from distredge.runtime.engines import Shelf
 from distredge.runtime.keys import Keys
+from distredge.runtime.memory import FreeMemory, free_mb
 from distredge.runtime.message import (
     PROTOCOL,
     UNCHANGED,
@@ -41,6 +42,7 @@ from distredge.runtime.outbox import Outbox, Pace
 from distredge.runtime.sender import SocketOutbox
 from distredge.runtime.session import Session
 from distredge.runtime.store import ModelDownload, ModelStore
+from distredge.runtime.tracing import Recorder
 from distredge.runtime.transport import Inbox
 from distredge.scenario import REQUESTER
 
@@ -62,8 +64,8 @@ log = logging.getLogger(__name__)
 class Service:
     """What a provider does, without sockets and threads: told of messages and of the time, it answers into an outbox.
 
-    `link_of` is told of a session's emulated downlink rate in Mbit/s (infinite: a real link) when it begins. Its
-    methods are for one thread; work goes to `compute`.
+    `link_of` is told of a session's emulated downlink rate in Mbit/s (infinite: a real link), and of the others' uplink
+    rates by name, when it begins. Its methods are for one thread; work goes to `compute`.
     """
 
     def __init__(
@@ -75,13 +77,17 @@ class Service:
         *,
         clock: Callable[[], float] = time.monotonic,
         shelf: Callable[[], Shelf] = Shelf,
-        link_of: Callable[[float], None] = lambda mbps: None,
+        free_mb: FreeMemory = free_mb,
+        recorder: Recorder | None = None,
+        link_of: Callable[[float, Mapping[str, float]], None] = lambda mbps, uplinks: None,
         bytes_in: Callable[[], int] = lambda: 0,
     ) -> None:
         self.name = name
         self.session: Session | None = None
         self._outbox, self._compute, self._store = outbox, compute, store
-        self._clock, self._shelf, self._link_of, self._bytes_in = clock, shelf, link_of, bytes_in
+        self._clock, self._shelf, self._free_mb = clock, shelf, free_mb
+        self._recorder = Recorder() if recorder is None else recorder
+        self._link_of, self._bytes_in = link_of, bytes_in
         self._download: ModelDownload | None = None
         self._heard_s = self._beat_due_s = 0.0
         self._pulse: tuple[float, float] | None = None
@@ -113,6 +119,7 @@ class Service:
             ),
         )
         self._pulse = None
+        session.send_notes()
         if now - self._heard_s > REQUESTER_LOST_S:
             log.warning("the requester is gone", extra={"session": session.id})
             self.end_session()
@@ -149,6 +156,7 @@ class Service:
             self._add_model(session, message, payload)
         elif isinstance(message, Stop):
             if message.report:
+                session.send_notes()
                 totals = session.compute_ms, self._bytes_in(), self._outbox.bytes_out, session.rows
                 self._outbox.put(REQUESTER, Report(session.id, self.name, *totals, session.arrivals.observed()))
             self.end_session()
@@ -180,10 +188,24 @@ class Service:
             self._outbox.open(setup.addresses, pace)
         except InputError as exc:
             raise MessageError(f"a setup that cannot be answered: {exc}") from exc
-        self._link_of(emulated_mbps)
+        self._link_of(emulated_mbps, emulation.uplinks_mbps)
         self._pulse, self._beat_due_s = None, 0.0
         log.info("a session begins", extra={"session": setup.session})
-        return Session(self.name, setup, self._outbox, self._compute, self._store, self._clock, self._shelf())
+        if setup.traced:
+            self._recorder.start()
+        else:
+            self._recorder.stop()
+        return Session(
+            self.name,
+            setup,
+            self._outbox,
+            self._compute,
+            self._store,
+            self._clock,
+            self._shelf(),
+            self._free_mb,
+            self._recorder,
+        )
 
     def _add_model(self, session: Session, chunk: ModelChunk, payload: Buffer) -> None:
         if self._download is None:
@@ -202,10 +224,18 @@ class Provider:
     """Serves one requester after the other, receiving in the thread that calls `serve`.
 
     `listen` is HOST:PORT, port 0 any free one; without keys only this machine can connect. Raises `InputError` if
-    it cannot listen there. `address` is where it does.
+    it cannot listen there. `address` is where it does. A part that needs more than `memory_mb`, with what the process
+    takes anyway, is refused, as is one for which the machine has not enough left.
     """
 
-    def __init__(self, name: str, listen: str, keys: Keys | None = None, store: ModelStore | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        listen: str,
+        keys: Keys | None = None,
+        store: ModelStore | None = None,
+        memory_mb: float | None = None,
+    ) -> None:
         if name == REQUESTER:
             raise InputError(f"no provider may be named '{REQUESTER}': choose another name")
         self.name = name
@@ -217,13 +247,16 @@ class Provider:
             self._close_context()
             raise
         self.address = self._inbox.address
-        self._outbox = SocketOutbox(self._context, keys, lambda peer: self._service.peer_lost(peer))
+        recorder = Recorder()
+        self._outbox = SocketOutbox(self._context, keys, lambda peer: self._service.peer_lost(peer), recorder)
         self._worker = Worker()
         self._service = Service(
             name,
             self._outbox,
             self._worker,
             store or ModelStore(),
+            free_mb=lambda: free_mb(memory_mb),
+            recorder=recorder,
             link_of=self._inbox.shape,
             bytes_in=lambda: self._inbox.bytes_in,
         )
@@ -276,12 +309,14 @@ def serve_provider(
     keys_folder: Path | None,
     announce: Callable[[str], None],
     until_stdin_closes: bool = False,
+    memory_mb: float | None = None,
 ) -> None:
     """Run a provider in this process until it is interrupted or terminated, or its standard input closes if asked.
 
-    `announce` is called with the address once it listens. Raises `InputError` if it cannot.
+    `memory_mb` is as for `Provider`. `announce` is called with the address once it listens. Raises `InputError` if it
+    cannot.
     """
-    provider = Provider(name, listen, Keys.load(keys_folder, name) if keys_folder else None)
+    provider = Provider(name, listen, Keys.load(keys_folder, name) if keys_folder else None, memory_mb=memory_mb)
     sys.setswitchinterval(_SWITCH_S)
     stop = Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -22,13 +22,16 @@ from distredge.runtime.conductor import Conductor, EpochBegun, FrameDone, Situat
 from distredge.runtime.keys import Keys
 from distredge.runtime.link_estimate import Arrivals
 from distredge.runtime.message import (
+    ELEMENT_BYTES,
     PROTOCOL,
     UNCHANGED,
     Buffer,
     Emulation,
+    Heartbeat,
     Message,
     ModelChunk,
     NeedModel,
+    Noted,
     Observed,
     Report,
     ResultChunk,
@@ -40,7 +43,10 @@ from distredge.runtime.message import (
 from distredge.runtime.outbox import Pace
 from distredge.runtime.replan import Better, Improvement, Improver, redistributed
 from distredge.runtime.store import ModelStore, described
-from distredge.scenario import REQUESTER
+from distredge.runtime.trace_file import Trace
+from distredge.runtime.trace_gathering import Gathering
+from distredge.runtime.tracing import RESULT
+from distredge.scenario import REQUESTER, Scenario
 from distredge.simulate.memory import memory_mb
 
 log = logging.getLogger(__name__)
@@ -109,6 +115,9 @@ class Requester(Client):
         if improver:
             self._expected = improver.expected(bound)
         self.history: list[EpochBegun] = []
+        self.gathering = Gathering()
+        if terms.traced:
+            self._recorder.start()
 
     def stream(self, images: Iterable[FloatRows], inflight: int = 1) -> Iterator[FrameResult]:
         """The results of float32 images (1, C, H, W), in their order, each exactly once.
@@ -153,6 +162,11 @@ class Requester(Client):
         seen = {name: member.links for name, member in self._conductor.crew.members.items()}
         return {name: links for name, links in {**seen, REQUESTER: self._arrivals.observed()}.items() if links}
 
+    def trace(self, scenario: Scenario, first_frame: int) -> Trace:
+        """All that was noted of the session's frames, `first_frame` the first one that counts; see `Terms.traced`."""
+        wire = self._terms.wire
+        return self.gathering.trace(self._recorder, self.history, scenario, wire, ELEMENT_BYTES[wire], first_frame)
+
     # Setting up.
 
     def _pace(self) -> Pace:
@@ -164,7 +178,7 @@ class Requester(Client):
 
     def _begin(self) -> None:
         ModelStore().offer(self._bound.graph)
-        self._inbox.shape(self._own.rate_mbps or float("inf"))
+        self._inbox.shape(self._own.rate_mbps or float("inf"), self._own.uplinks_mbps)
         self._conductor = Conductor(
             self._session,
             self._addresses,
@@ -243,6 +257,8 @@ class Requester(Client):
         if isinstance(told, EpochBegun):
             self.history.append(told)
             log.info("a plan is in force: %s", told.reason, extra={"epoch": told.epoch, "frame": told.first_frame})
+        elif isinstance(told, FrameDone):
+            self._recorder.result(told.epoch, told.frame, told.started_s, told.done_s)
         self._events.put(told)
 
     def _situation_changed(self, situation: Situation) -> None:
@@ -255,8 +271,16 @@ class Requester(Client):
             self._conductor.offer(found.situation, found.bound, found.expected_ms)
 
     def _handle(self, message: Message, payload: Buffer) -> None:
+        if isinstance(message, Noted):
+            self.gathering.took(message.sender, message.spans, message.dropped)
+            return
+        if isinstance(message, Heartbeat) and message.stamps:
+            self.gathering.answered(message.sender, message.stamps, self._inbox.received_s)
         if isinstance(message, ResultChunk | RowsChunk) and message.sender in self._addresses:
             self._arrivals.took(message, len(payload), self._inbox.received_s)
+            boundary = message.boundary if isinstance(message, RowsChunk) else RESULT
+            place = message.epoch, message.frame, boundary
+            self._recorder.received(*place, message.sender, self._inbox.received_s, len(payload))
         self._conductor.handle(message, payload)
         if isinstance(message, NeedModel):
             self._events.put(message)

@@ -23,6 +23,7 @@ from distredge.runtime.launch import Launcher
 from distredge.runtime.message import ELEMENT_BYTES, Emulation, Observed, Report, Wire
 from distredge.runtime.replan import Improver
 from distredge.runtime.requester import FrameResult, Requester, Terms
+from distredge.runtime.trace_file import write
 from distredge.scenario import MB, REQUESTER, Io, Scenario
 from distredge.simulate.timeline import trace
 
@@ -41,8 +42,8 @@ class RunOptions:
     precision on the wire, by default float32 with `verify` and the scenario's without. `hold` makes the providers stand
     in for the scenario's boards: each split-part is held for its profiled time and computes nothing; `emulate` does so
     too, and emulates every link at its bandwidth. `paced`: links are real, and nobody sends faster than the scenario
-    says that they are. `threads` is what an engine may use. A first image, `warm_up` of them, is run before the clock
-    starts.
+    says that they are. `threads` is what an engine may use. All that happens to each image is
+    written to the file `trace`. A first image, `warm_up` of them, is run before the clock starts.
     """
 
     inflight: int = 1
@@ -51,6 +52,7 @@ class RunOptions:
     emulate: bool = False
     hold: bool = False
     paced: bool = False
+    trace: Path | None = None
     threads: int = 1
     warm_up: int = 1
 
@@ -162,6 +164,8 @@ def run_plan(
         seconds = time.monotonic() - started
         reports = requester.finish()
         epochs = _epochs(requester.history, len(warm_up))
+        if options.trace is not None:
+            write(options.trace, requester.trace(scenario, len(warm_up)))
     largest = difference(bound, shown, results) if options.verify else None
     latencies = [result.latency_ms for result in results]
     p50, p90, p99 = (float(p) for p in np.percentile(latencies, (50, 90, 99)))
@@ -211,9 +215,6 @@ def wire_of(options: RunOptions, scenario: Scenario) -> Wire:
 def terms(scenario: Scenario, options: RunOptions) -> Terms:
     """On what terms the providers of a scenario work in such a run."""
     wire = wire_of(options, scenario)
-    rates = {p.name: p.bandwidth_mbps for p in scenario.providers}
-    if scenario.requester.bandwidth_mbps:
-        rates[REQUESTER] = scenario.requester.bandwidth_mbps
 
     def stand_ins(bound: BoundPlan | None) -> Mapping[str, Emulation]:
         return emulations(bound, scenario, WIRES[wire], links=options.emulate)
@@ -221,9 +222,17 @@ def terms(scenario: Scenario, options: RunOptions) -> Terms:
     return Terms(
         wire=wire,
         threads=options.threads,
+        traced=options.trace is not None,
         emulate=stand_ins if options.emulate or options.hold else None,
-        rates_mbps=rates if options.paced else {},
+        rates_mbps=link_rates(scenario) if options.paced else {},
     )
+
+
+def link_rates(scenario: Scenario) -> dict[str, float]:
+    """The rates of the nodes' links in Mbit/s, where they limit."""
+    rates = {p.name: p.bandwidth_mbps for p in scenario.providers}
+    requester = scenario.requester.bandwidth_mbps
+    return rates if requester is None else {**rates, REQUESTER: requester}
 
 
 def emulations(
@@ -242,6 +251,8 @@ def emulations(
         for message in timeline.transfers:
             came[message.receiver, message.volume] += message.payload_bytes
 
+    rates = link_rates(scenario)
+
     def stand_in(name: str, rate_mbps: float | None, io: Io, stages: Sequence[int]) -> Emulation:
         return Emulation(
             tuple(times.get((name, v), 0.0) for v in stages),
@@ -249,6 +260,7 @@ def emulations(
             tuple(max(0.0, io.writing_ms(came[name, v]) - MESSAGE_MS) if came[name, v] else 0.0 for v in stages),
             io.read_ms,
             io.read_ms_per_mb / MB,
+            rates if links else {},
         )
 
     stages = assignments(bound) if bound else {}

@@ -16,8 +16,9 @@ import msgspec
 from distredge.errors import InputError
 from distredge.profiles.network import PACED_BYTES, occupancy_ms
 from distredge.runtime.keys import Keys
-from distredge.runtime.message import MAX_PAYLOAD_BYTES, Message, ModelChunk
+from distredge.runtime.message import MAX_PAYLOAD_BYTES, Message, ModelChunk, ResultChunk, RowsChunk
 from distredge.runtime.outbox import NOTHING, Outbox, Pace, Parcel
+from distredge.runtime.tracing import RESULT, Recorder
 from distredge.runtime.transport import Connections, Context, Peer, address_book
 
 CHUNK_BYTES = 128 * 1024
@@ -89,8 +90,9 @@ class Sender(Thread):
     payload in its turn: in one lane for all receivers where the node's uplink limits, else in one lane a receiver.
     """
 
-    def __init__(self, context: Context, keys: Keys | None, on_lost: Callable[[str], None]) -> None:
+    def __init__(self, context: Context, keys: Keys | None, on_lost: Callable[[str], None], recorder: Recorder) -> None:
         super().__init__(name="send", daemon=True)
+        self._recorder = recorder
         self.bytes_out = 0
         self.patience_s = CONNECT_S
         self.oldest = 0
@@ -219,6 +221,17 @@ class Sender(Thread):
         parcel.offset += size
         if parcel.offset >= len(parcel.payload):
             lane.parcels.popleft()
+            self._note(parcel)
+
+    def _note(self, parcel: _Parcel) -> None:
+        """Note that a message is out, if it belongs to a frame."""
+        message = parcel.message
+        if isinstance(message, RowsChunk | ResultChunk):
+            boundary = message.boundary if isinstance(message, RowsChunk) else RESULT
+            self._recorder.add(
+                "send", message.epoch, message.frame, boundary, parcel.ready_s, time.monotonic(), parcel.peer,
+                len(parcel.payload),
+            )  # fmt: skip
 
     def _hand_over(self, parcel: _Parcel, message: Message, chunk: memoryview) -> bool:
         """Give a message to its socket; False if it takes none now. A receiver that has not for too long is lost."""
@@ -246,10 +259,12 @@ class SocketOutbox(Outbox):
     All but `put` and `put_together` are for one thread.
     """
 
-    def __init__(self, context: Context, keys: Keys | None, on_lost: Callable[[str], None]) -> None:
+    def __init__(
+        self, context: Context, keys: Keys | None, on_lost: Callable[[str], None], recorder: Recorder | None = None
+    ) -> None:
         self._context, self._keys = context, keys
         self._beats = Connections(context, keys, urgent=True)
-        self._sender = Sender(context, keys, on_lost)
+        self._sender = Sender(context, keys, on_lost, Recorder() if recorder is None else recorder)
         self._sender.start()
 
     def open(self, addresses: Mapping[str, str], pace: Pace) -> None:

@@ -10,11 +10,13 @@ from distredge.runtime.compute import Compute
 from distredge.runtime.engines import Engines, Shelf, emulated_engines
 from distredge.runtime.epoch import Epoch
 from distredge.runtime.link_estimate import Arrivals
+from distredge.runtime.memory import FreeMemory, shortage
 from distredge.runtime.message import (
     Buffer,
     Failed,
     MessageError,
     NeedModel,
+    Noted,
     Probe,
     Ready,
     RowsChunk,
@@ -25,6 +27,7 @@ from distredge.runtime.message import (
 from distredge.runtime.outbox import Outbox
 from distredge.runtime.relay import ProbeBlocks, onward
 from distredge.runtime.store import ModelStore
+from distredge.runtime.tracing import Recorder
 from distredge.scenario import REQUESTER
 
 MAX_EPOCHS = 4
@@ -45,6 +48,8 @@ class Session:
         store: ModelStore,
         clock: Callable[[], float],
         shelf: Shelf,
+        free_mb: FreeMemory,
+        recorder: Recorder,
     ) -> None:
         self.id = setup.session
         self.addresses = setup.addresses
@@ -55,7 +60,9 @@ class Session:
         self.rows = 0
         self.arrivals = Arrivals(shaped=setup.emulation is not None)
         self._epochs: dict[int, Epoch] = {}
-        self._shelf = shelf
+        self._shelf, self._free_mb = shelf, free_mb
+        self._held_mb = 0.0
+        self._recorder = recorder
         self._has_received = False
         self._stints: deque[tuple[int, int, float]] = deque(maxlen=MAX_STINTS)
         self._probes = ProbeBlocks(setup.wire)
@@ -74,8 +81,13 @@ class Session:
             raise MessageError(f"more than {MAX_EPOCHS} epochs are under way")
         self.newest = setup.epoch
         self._outbox.renew(self.oldest)
+        real_mb = 0.0 if setup.emulation else setup.memory_mb
+        if problem := shortage(real_mb, self._held_mb, self._free_mb()):
+            self.fail(problem)
+            return
+        self._held_mb = max(self._held_mb, real_mb)
         epoch = self._epochs[setup.epoch] = Epoch(
-            self._name, setup, self._outbox, self._compute, self._took, self._clock
+            self._name, setup, self._outbox, self._compute, self._took, self._clock, self._recorder
         )
         self._compute.put(partial(epoch.guard, "cannot build its engines", partial(self._build, epoch)))
 
@@ -104,6 +116,7 @@ class Session:
         self._has_received = True
         epoch = self._epochs.get(chunk.epoch)
         if epoch is not None:
+            self._recorder.received(chunk.epoch, chunk.frame, chunk.boundary, chunk.sender, received_s, len(payload))
             epoch.assembly.add_chunk(chunk, payload)
         elif chunk.epoch >= self.oldest:
             raise MessageError(f"rows of epoch {chunk.epoch}, which is not known here")
@@ -139,6 +152,11 @@ class Session:
             epoch, boundary, ms = self._stints.popleft()
             sums.setdefault((epoch, boundary), []).append(ms)
         return tuple(Stint(*key, len(times), sum(times)) for key, times in sums.items())
+
+    def send_notes(self) -> None:
+        """Tell the requester what was noted of frames, if it wants to know."""
+        while spans := self._recorder.take():
+            self._outbox.put(REQUESTER, Noted(self.id, self._name, spans, self._recorder.dropped))
 
     # The compute thread.
 

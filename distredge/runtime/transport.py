@@ -20,7 +20,7 @@ from typing import TypeAlias
 import zmq
 
 from distredge.errors import InputError
-from distredge.profiles.network import occupancy_ms
+from distredge.profiles.network import QUANTUM_BYTES, occupancy_ms
 from distredge.runtime.keys import Keys
 from distredge.runtime.message import (
     MAX_HEADER_BYTES,
@@ -118,12 +118,17 @@ class Inbox:
         self.bytes_in = 0
         self.rejected = 0
         self._rate_mbps, self._free = math.inf, 0.0
+        self._uplinks_mbps: dict[str, float] = {}
         self.received_s = 0.0
         self._under_way: deque[tuple[float, Message, Buffer]] = deque()
 
-    def shape(self, rate_mbps: float) -> None:
-        """From now on deliver payload no faster than a link of this rate; infinite: as it comes."""
+    def shape(self, rate_mbps: float, uplinks_mbps: Mapping[str, float] | None = None) -> None:
+        """From now on deliver payload no faster than a link of this rate; infinite: as it comes.
+
+        `uplinks_mbps` are the rates of the senders' emulated links, where they limit.
+        """
         self._rate_mbps, self._free, self.bytes_in = rate_mbps, 0.0, 0
+        self._uplinks_mbps = dict(uplinks_mbps or {})
 
     def receive(self, timeout_s: float) -> tuple[Message, Buffer] | None:
         """The next message, or None if none comes in time; `received_s` is then the monotonic time at which it came."""
@@ -166,9 +171,19 @@ class Inbox:
         self.bytes_in += len(payload)
         if not (len(payload) and math.isfinite(self._rate_mbps)):
             return False
-        self._free = max(time.monotonic(), self._free) + occupancy_ms(len(payload), self._rate_mbps) / 1000.0
+        self._free = self._passed_on(len(payload), self._uplinks_mbps.get(getattr(message, "sender", ""), math.inf))
         self._under_way.append((self._free, message, payload))
         return True
+
+    def _passed_on(self, size: int, uplink_mbps: float) -> float:
+        """When the emulated downlink has passed on what has just come from its sender's.
+
+        It came quantum by quantum: the downlink, if free, had them all but the last before.
+        """
+        now, last = time.monotonic(), min(size, QUANTUM_BYTES)
+        begun = now - occupancy_ms(size - last, uplink_mbps) / 1000.0
+        passed = max(begun, self._free) + occupancy_ms(size, self._rate_mbps) / 1000.0
+        return max(passed, now + occupancy_ms(last, self._rate_mbps) / 1000.0)
 
     def _next(self, timeout_s: float) -> tuple[Message, Buffer] | None:
         """The next message of the socket, whose own clock knows whole milliseconds only; what is none is dropped."""
