@@ -6,8 +6,9 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -20,12 +21,13 @@ from rich.progress import (
 from rich.table import Table
 
 from distredge.cli.interrupts import raise_owed
-from distredge.cli.options import JsonFlag as JsonFlag  # here too, for commands that print
-from distredge.cli.options import Seed as Seed
 
 if TYPE_CHECKING:
     from distredge.experiments.runner import Progress as WorkProgress
     from distredge.planners.base import Progress as PlannerProgress
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Decides every random choice.")]
 
 _WIDTH = None if sys.stdout.isatty() else 120
 """Of tables in a file or pipe, whose reader's width is unknown."""

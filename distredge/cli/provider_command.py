@@ -1,67 +1,89 @@
-"""`distredge provider`: a service provider in this process. Alone it needs only what a device has."""
+"""`distredge provider`: a service provider in this process.
+
+It is parsed by Python's own argparse. Typer, and Pydantic under it, would be seven packages more on each device and, on
+a slow one, half of the time that a provider takes to start.
+"""
 
 from __future__ import annotations
 
 import json
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
-from typing import Annotated
+from typing import NoReturn, get_args
 
-import typer
-
-from distredge.cli.command_line import new_app, run_and_exit
-from distredge.cli.options import JsonFlag, Seed
+from distredge.cli.command_line import exit_code, run_and_exit
+from distredge.errors import InputError
 from distredge.logs import Form, Level, start_logging
 
-Name = Annotated[str, typer.Option("--name", help="Its name in scenarios and plans.")]
-Listen = Annotated[
-    str,
-    typer.Option(
-        "--listen",
-        metavar="HOST:PORT",
-        help="Where it listens; port 0: any free one. Beyond this machine: with --keys.",
-    ),
-]
-KeysFolder = Annotated[
-    Path | None,
-    typer.Option("--keys", metavar="DIR", help="Folder with its key pair and the public keys of those it trusts."),
-]
-MemoryMb = Annotated[
-    float | None, typer.Option("--memory-mb", min=1, help="It refuses plans with which it would take more.")
-]
-LogLevel = Annotated[Level, typer.Option("--log-level", help="From which level up it logs, on stderr.")]
-LogFormat = Annotated[Form, typer.Option("--log-format", help="Plain lines, or a JSON object a line.")]
-UntilStdinCloses = Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)]
+SUMMARY = "Serve split-parts to requesters, one after the other, until interrupted."
+
+_EXAMPLE = "Example: distredge provider --name nano-0 --listen 0.0.0.0:5701 --keys keys"
 
 
 def main() -> None:
-    """Run `distredge provider` without any other command: it starts faster, and a device has no more."""
-    app = new_app()
-    app.callback()(lambda: None)  # without it the one command would have no name
-    app.command("provider")(provider)
-    run_and_exit(app)
+    """Run the command of `sys.argv`, which is this one, and leave with its exit code."""
+    run_and_exit(run)
 
 
-def provider(
-    name: Name,
-    listen: Listen = "127.0.0.1:5701",
-    keys: KeysFolder = None,
-    memory_mb: MemoryMb = None,
-    log_level: LogLevel = "info",
-    log_format: LogFormat = "text",
-    until_stdin_closes: UntilStdinCloses = False,
-    as_json: JsonFlag = False,
-    seed: Seed = 0,
-) -> None:
-    """Serve split-parts to requesters, one after the other, until interrupted.
+def run(arguments: list[str]) -> int:
+    """Run `provider ...`; returns 0, 1 (failed while running) or 2 (bad input), after one line on stderr."""
+    return exit_code(lambda: _serve(arguments[1:]))
 
-    Example: distredge provider --name nano-0 --listen 0.0.0.0:5701 --keys keys
-    """
-    from distredge.runtime.provider import serve_provider
 
-    start_logging(log_level, log_format)
+class _Parser(ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """As all commands do it: one line, exit code 2."""
+        raise InputError(f"{message} (see {self.prog} --help)")
 
-    def announce(address: str) -> None:
-        line = json.dumps({"name": name, "address": address}) if as_json else f"provider '{name}' listens at {address}"
-        print(line, flush=True)
 
-    serve_provider(name, listen, keys, announce, until_stdin_closes, memory_mb)
+def _parser() -> ArgumentParser:
+    parser = _Parser(
+        prog="distredge provider",
+        description=f"{SUMMARY}\n\n{_EXAMPLE}",
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--name", required=True, help="its name in scenarios and plans")
+    where = "where it listens, by default %(default)s; port 0: any free one; beyond this machine: with --keys"
+    add("--listen", metavar="HOST:PORT", default="127.0.0.1:5701", help=where)
+    add("--keys", type=Path, metavar="DIR", help="folder with its key pair and the public keys of those it trusts")
+    add("--memory-mb", type=_megabytes, metavar="MB", help="it refuses a plan with which it would take more")
+    add("--log-level", choices=get_args(Level), default="info", help="from which level up it logs, on stderr")
+    add("--log-format", choices=get_args(Form), default="text", help="plain lines, or a JSON object a line")
+    add("--json", action="store_true", help="print where it listens as a JSON document")
+    add("--seed", type=int, default=0, help="taken as by every command; nothing here is random")
+    add("--until-stdin-closes", action="store_true", help=SUPPRESS)
+    return parser
+
+
+def _megabytes(text: str) -> float:
+    value = float(text)
+    if not 1.0 <= value < float("inf"):
+        raise ArgumentTypeError(f"{text} is not 1 MB or more")
+    return value
+
+
+def _serve(arguments: list[str]) -> int:
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit:  # after --help
+        return 0
+    from distredge.runtime.provider import serve_provider  # which --help does not need
+
+    start_logging(options.log_level, options.log_format)
+    serve_provider(
+        options.name,
+        options.listen,
+        options.keys,
+        lambda address: print(_announcement(options, address), flush=True),
+        options.until_stdin_closes,
+        options.memory_mb,
+    )
+    return 0
+
+
+def _announcement(options: Namespace, address: str) -> str:
+    if options.json:
+        return json.dumps({"name": options.name, "address": address})
+    return f"provider '{options.name}' listens at {address}"

@@ -13,9 +13,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from distredge.cli import provider_command
 from distredge.cli.output import JsonFlag, Seed, console, emit, errors, progress_bar, table
 from distredge.cli.planning import PlanFile, model_of, warn
-from distredge.cli.provider_command import provider
 from distredge.engine.base import FloatRows
 from distredge.errors import InputError, VerificationError
 from distredge.plans.plan import BoundPlan, Plan
@@ -58,10 +58,20 @@ Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="Threads
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("provider")(provider)
+    app.command(
+        "provider",
+        help=provider_command.SUMMARY,
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )(provider)
     app.command("run")(run)
     app.command("up")(up)
     app.command("keys")(keys)
+
+
+def provider(context: typer.Context) -> None:
+    """What `distredge provider` does if all commands have been loaded; its own module knows its options."""
+    raise typer.Exit(provider_command.run(["provider", *context.args]))
 
 
 def run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,12 +63,12 @@ class Shelf:
         graph, source = self._model(setup, path)
         engine = self._engines.get(stage.layers)
         if stage.layers is None:
-            engine = engine or OrtHead(graph, threads=setup.threads, source=source)
+            engine = engine or OrtHead(graph, threads=_threads(setup), source=source)
         else:
             volume = Volume(graph, *stage.layers)
             _check(graph, volume, stage)
             if not isinstance(engine, Engine):
-                engine = RuntimeEngine(volume, threads=setup.threads, source=source)
+                engine = RuntimeEngine(volume, threads=_threads(setup), source=source)
             engine.prepare(Interval(*stage.out))
         self._engines[stage.layers] = engine
         return engine
@@ -81,6 +82,11 @@ class Shelf:
             self._graph = import_onnx(path, path.stem, setup.model_sha256, input_shape=setup.input_shape)
             self._source = OnnxSource.of(self._graph)
         return self._graph, self._source
+
+
+def _threads(setup: Setup) -> int:
+    """What the requester asks for, and no more than there are processors."""
+    return min(setup.threads, os.cpu_count() or 1)
 
 
 def _check(graph: LayerGraph, volume: Volume, stage: Stage) -> None:

@@ -17,6 +17,9 @@ AS_PREDICTED_MS = 0.2
 SAID = 0.8
 """Causes are named until they make up this share of the difference, `MOST_SAID` at most."""
 
+WORTH_SAYING = 0.05
+"""A cause of a smaller share of the difference is not named."""
+
 MOST_SAID = 3
 
 Cause: TypeAlias = Literal["compute", "link", "wait", "unknown"]
@@ -176,7 +179,8 @@ def _apart(path: tuple[Segment, ...], view: FrameView) -> tuple[Segment, ...]:
 def _said(causes: Sequence[Segment], difference_ms: float) -> list[Segment]:
     said: list[Segment] = []
     for segment in causes:
-        if len(said) == MOST_SAID or sum(abs(s.excess_ms) for s in said) >= SAID * difference_ms:
+        enough = sum(abs(s.excess_ms) for s in said) >= SAID * difference_ms
+        if len(said) == MOST_SAID or enough or abs(segment.excess_ms) < WORTH_SAYING * difference_ms:
             break
         said.append(segment)
     return said
@@ -212,6 +216,6 @@ def stage_name(volume: int, head: int) -> str:
 
 
 def _times(segment: Segment) -> str:
-    if segment.predicted_ms <= 0.0:
-        return f"{segment.ms:.1f} ms"
-    return f"{segment.ms / segment.predicted_ms:.2g} times as long as predicted"
+    if segment.predicted_ms > 0.0 and not 0.7 < segment.ms / segment.predicted_ms < 1.4:
+        return f"{segment.ms / segment.predicted_ms:.2g} times as long as predicted"
+    return f"{segment.ms:.1f} ms instead of {segment.predicted_ms:.1f}"

@@ -20,7 +20,7 @@ from distredge.runtime.tracing import Spans
 PROTOCOL = 4
 """Version of the messages; both ends must speak the same."""
 
-MAX_HEADER_BYTES = 4 * 1024 * 1024
+MAX_HEADER_BYTES = 1024 * 1024
 MAX_PAYLOAD_BYTES = 1024 * 1024
 
 MAX_PROBE_BYTES = 16 * 1024 * 1024
@@ -28,12 +28,16 @@ MAX_PROBE_BYTES = 16 * 1024 * 1024
 
 MAX_HOPS = 3
 
+MAX_NODES = 256
+
 Count = Annotated[int, Meta(ge=0, le=2**40)]
 Size = Annotated[int, Meta(ge=1, le=2**24)]
 Rows = tuple[Count, Count]
 Layer = Annotated[int, Meta(ge=-1, le=2**24)]
 Ms = Annotated[float, Meta(ge=0, le=1e9)]
 Seconds = Annotated[float, Meta(ge=0, le=1e12)]
+Held = Annotated[float, Meta(ge=0, le=600_000)]
+Sha256 = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")]
 ProbeBytes = Annotated[int, Meta(ge=1, le=MAX_PROBE_BYTES)]
 Wire: TypeAlias = Literal["float32", "float16", "int8"]
 ELEMENT_BYTES: dict[Wire, int] = {"int8": 1, "float16": 2, "float32": 4}
@@ -91,11 +95,11 @@ class Emulation(msgspec.Struct, frozen=True, array_like=True):
     `uplinks_mbps` are the rates of the other nodes' emulated links, by name, where they limit.
     """
 
-    hold_ms: tuple[Ms, ...]
+    hold_ms: tuple[Held, ...]
     rate_mbps: Annotated[float, Meta(gt=0)] | None
-    write_ms: tuple[Ms, ...] = ()
-    read_ms: Ms = 0.0
-    read_byte_ms: Ms = 0.0
+    write_ms: tuple[Held, ...] = ()
+    read_ms: Held = 0.0
+    read_byte_ms: Annotated[float, Meta(ge=0, le=1)] = 0.0
     uplinks_mbps: dict[str, Annotated[float, Meta(gt=0)]] = msgspec.field(default_factory=dict)
 
 
@@ -153,8 +157,8 @@ class Setup(_Message, frozen=True):
     epoch: Count
     oldest: Count
     protocol: int
-    addresses: dict[str, str]
-    model_sha256: str
+    addresses: Annotated[dict[str, str], Meta(max_length=MAX_NODES)]
+    model_sha256: Sha256
     input_shape: tuple[Size, ...]
     outputs: tuple[tuple[str, tuple[Count, ...]], ...]
     stages: tuple[Stage, ...]
@@ -336,7 +340,7 @@ def decode(frames: Sequence[Buffer]) -> tuple[Message, Buffer]:
         raise MessageError(f"{len(frames)} frames, the first of {len(frames[0]) if frames else 0} bytes")
     try:
         message: Message = _decoder.decode(frames[0])
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise MessageError(f"not a message: {exc}") from exc
     payload = frames[1] if len(frames) == 2 else b""
     if bool(len(payload)) != isinstance(message, WITH_PAYLOAD) or len(payload) > MAX_PAYLOAD_BYTES:

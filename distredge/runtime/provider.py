@@ -282,6 +282,9 @@ class Provider:
             self._service.handle(message, payload, self._inbox.received_s)
         except MessageError as exc:
             self._inbox.reject(exc)
+        except Exception:  # whatever it is, the next requester is to be served
+            log.exception("a message could not be handled; its session ends")
+            self._service.end_session()
 
     def _close_context(self) -> None:
         if self._gate:
@@ -297,6 +300,8 @@ def _problem(setup: Setup, name: str) -> str:
         return f"was given {len(setup.emulation.hold_ms)} times for {len(setup.stages)} stages"
     if any(math.prod(p.shape) > MAX_ELEMENTS for stage in setup.stages for p in (*stage.inputs, *stage.outputs)):
         return f"was given a stage with more than {MAX_ELEMENTS} elements"
+    if any(p.rows[1] - p.rows[0] != p.shape[1] for stage in setup.stages for p in (*stage.inputs, *stage.outputs)):
+        return "was given a stage with other rows than its tensors have"
     peers = {send.peer for stage in setup.stages for send in stage.sends if send.peer}
     if unknown := peers - setup.addresses.keys():
         return f"was not told where '{min(unknown)}' is"

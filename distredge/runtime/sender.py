@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import queue
 import time
@@ -31,6 +32,8 @@ CONNECT_S = 4.0
 """How long a receiver that has not taken a message in this epoch may take to do so."""
 
 _RETRY_S = 0.005
+
+log = logging.getLogger(__name__)
 
 _WHOLE_BYTES = 64
 """Chunks are cut at multiples of it: an element never lies in two."""
@@ -156,7 +159,10 @@ class Sender(Thread):
                 self._accept(peer, message, payload, order.ready_s)
 
     def _open(self, order: _Open) -> None:
-        self._connections.connect(order.peers)
+        try:
+            self._connections.connect(order.peers)
+        except InputError as exc:  # the other sockets had no such trouble a moment ago
+            log.error("%s", exc)
         self._pace, self._read_s, self.bytes_out = order.pace, 0.0, 0
         self._lanes.clear()
         self._renew(0)

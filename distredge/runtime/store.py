@@ -84,10 +84,12 @@ class ModelDownload:
         if (
             chunk.sha256 != self._sha256
             or any(Path(name).name != name or name in {"", ".", ".."} for name in names)
+            or any(len(name) > 200 or not name.isprintable() for name in names)
             or not names
             or not names[0].endswith(".onnx")
             or len(set(names)) != len(names)
             or sum(size for _, size in chunk.files) > MAX_MODEL_BYTES
+            or chunk.file >= len(names)
             or (chunk.file, chunk.offset) != self._next
             or chunk.offset + len(payload) > chunk.files[chunk.file][1]
         ):

@@ -40,7 +40,13 @@ _NOBLOCK_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
 
 QUEUE_MESSAGES = 1000
-"""High-water mark of a socket; what is really under way is bounded by the frames in flight."""
+"""High-water mark of a sending socket; what is really under way is bounded by the frames in flight."""
+
+INBOX_MESSAGES = 64
+"""Of a receiving socket, for each sender: what is not read must not fill the memory."""
+
+REPORT_S = 1.0
+"""Rejected messages are reported no more often."""
 
 SILENCE_MS = 1500
 """A connection whose bytes nobody acknowledges for so long is given up and made anew."""
@@ -98,12 +104,11 @@ class Inbox:
     def __init__(self, context: Context, address: str, keys: Keys | None) -> None:
         host, port = parse_address(address)
         self._keys = keys
-        self._names: dict[str, str] = {}
         if keys is None and not is_loopback(host):
             raise InputError(f"listening at {address} needs keys, so that not everybody may connect: add --keys")
         self._socket = context.socket(zmq.PULL)
         self._socket.set(zmq.LINGER, 0)
-        self._socket.set(zmq.RCVHWM, QUEUE_MESSAGES)
+        self._socket.set(zmq.RCVHWM, INBOX_MESSAGES)
         self._socket.set(zmq.MAXMSGSIZE, max(MAX_HEADER_BYTES, MAX_PAYLOAD_BYTES))
         self._socket.set(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         self._socket.set(zmq.TOS, LOW_DELAY)
@@ -117,6 +122,7 @@ class Inbox:
         self.address = self._socket.get_string(zmq.LAST_ENDPOINT).removeprefix("tcp://")
         self.bytes_in = 0
         self.rejected = 0
+        self._report_s = 0.0
         self._rate_mbps, self._free = math.inf, 0.0
         self._uplinks_mbps: dict[str, float] = {}
         self.received_s = 0.0
@@ -151,7 +157,9 @@ class Inbox:
     def reject(self, reason: MessageError) -> None:
         """Count a message that cannot be used."""
         self.rejected += 1
-        log.warning("dropped a message: %s", reason)
+        if time.monotonic() >= self._report_s:
+            self._report_s = time.monotonic() + REPORT_S
+            log.warning("dropped a message, the %d.: %.300r", self.rejected, str(reason))
 
     def close(self) -> None:
         """Close the socket."""
@@ -210,15 +218,8 @@ class Inbox:
 
     def _check_sender(self, keys: Keys, name: str, key: str) -> None:
         """Raise `MessageError` unless the key with which a message came is that of the node that it is from."""
-        if self._names.get(key) == name:
-            return
-        try:
-            known = keys.of(name).decode()
-        except InputError as exc:
-            raise MessageError(f"a message from '{name}', whose key is not known: {exc}") from exc
-        if known != key:
-            raise MessageError(f"a message from '{name}' that came with another node's key")
-        self._names[key] = name
+        if keys.allowed.name_of(key) != name:
+            raise MessageError(f"a message from {name[:100]!r} that did not come with its key")
 
 
 @dataclass(frozen=True)
@@ -230,9 +231,11 @@ class Peer:
 
 
 def address_book(addresses: Mapping[str, str], keys: Keys | None) -> dict[str, Peer]:
-    """The nodes by name; raises `InputError` for a malformed address or a missing key."""
-    for address in addresses.values():
-        parse_address(address)
+    """The nodes by name; raises `InputError` for a malformed address, a missing key, another machine without keys."""
+    for name, address in addresses.items():
+        host, _ = parse_address(address)
+        if keys is None and not is_loopback(host):
+            raise InputError(f"without keys nothing is sent to another machine, '{name}' at {address!r}: add --keys")
     return {name: Peer(address, keys.of(name) if keys else None) for name, address in addresses.items()}
 
 
@@ -247,18 +250,25 @@ class Connections:
         """Talk to these from now on, and to nobody else."""
         self.close()
         for name, peer in peers.items():
-            socket = self._sockets[name] = self._context.socket(zmq.PUSH)
-            socket.set(zmq.IMMEDIATE, 1)
-            socket.set(zmq.SNDHWM, QUEUE_MESSAGES)
-            socket.set(zmq.LINGER, 0)
-            socket.set(zmq.TCP_MAXRT, SILENCE_MS)
-            socket.set(zmq.CONNECT_TIMEOUT, CONNECT_MS)
-            socket.set(zmq.RECONNECT_IVL, RECONNECT_MS)
-            if self._urgent:
-                socket.set(zmq.TOS, LOW_DELAY)
-            if self._keys and peer.key:
-                self._keys.secure_caller(socket, peer.key)
-            socket.connect(f"tcp://{peer.address}")
+            try:
+                self._connect(name, peer)
+            except (zmq.ZMQError, ValueError) as exc:  # no address, or no more files may be open
+                self.close()
+                raise InputError(f"cannot connect to '{name}' at {peer.address!r}: {exc}") from exc
+
+    def _connect(self, name: str, peer: Peer) -> None:
+        socket = self._sockets[name] = self._context.socket(zmq.PUSH)
+        socket.set(zmq.IMMEDIATE, 1)
+        socket.set(zmq.SNDHWM, QUEUE_MESSAGES)
+        socket.set(zmq.LINGER, 0)
+        socket.set(zmq.TCP_MAXRT, SILENCE_MS)
+        socket.set(zmq.CONNECT_TIMEOUT, CONNECT_MS)
+        socket.set(zmq.RECONNECT_IVL, RECONNECT_MS)
+        if self._urgent:
+            socket.set(zmq.TOS, LOW_DELAY)
+        if self._keys and peer.key:
+            self._keys.secure_caller(socket, peer.key)
+        socket.connect(f"tcp://{peer.address}")
 
     def send(self, peer: str, message: Message, payload: Buffer = b"", patience_s: float = 0.0) -> bool:
         """Hand a message to the socket; False if the peer takes none within `patience_s`.

@@ -22,17 +22,20 @@ from distredge.runtime.clock_offset import MAX_DRIFT, ClockOffset
 from distredge.runtime.explain import critical_path, explain
 from distredge.runtime.frame_view import predicted_view
 from distredge.runtime.message import Stamps
+from distredge.runtime.run import RunOptions, run_plan
 from distredge.runtime.trace_events import PREDICTED
 from distredge.runtime.trace_file import Trace, document, read, write
 from distredge.runtime.trace_gathering import Gathering
 from distredge.runtime.tracing import BATCH_SPANS, Recorder, Span
 from distredge.scenario import REQUESTER
 from distredge.testing.branchy_models import branchy_model
-from distredge.testing.providers import random_plan
+from distredge.testing.providers import equal_plan, random_images, random_plan, toy_scenario
 from distredge.testing.random_models import random_model
 from distredge.testing.toy_devices import random_scenario
-from distredge.testing.toy_models import save_model
+from distredge.testing.toy_models import chain, save_model
 from distredge.testing.traces import OddClock, Place, Replay, places
+
+from .conftest import StartProviders
 
 seeds = st.integers(0, 10_000)
 
@@ -382,6 +385,31 @@ def test_a_node_whose_clock_is_unknown_is_left_out_and_counted() -> None:
     trace = gathering.trace(own, [], made.scenario, "float16", 2, 0)
     assert trace.spans["d0"] == ()
     assert trace.about.dropped["d0"] == 5
+
+
+@pytest.mark.parametrize("inflight", [1, 3])
+def test_a_real_run_is_traced_whole(start_providers: StartProviders, tmp_path: Path, inflight: int) -> None:
+    """Over real sockets: nothing is missing, no result comes of nothing, and clocks of one machine agree."""
+    names = ("nano-0", "nano-1", "nano-2")
+    graph = load_model(save_model(chain(np.random.default_rng(0), 56, 30), tmp_path))
+    bound, path = equal_plan(graph, names), tmp_path / "out.json"
+    options = RunOptions(trace=path, inflight=inflight)
+    report = run_plan(bound, toy_scenario(names), start_providers(*names), random_images(graph, 8), options)
+    trace, head = read(path), len(bound.volumes)
+    assert [*trace.results] == [*range(8)]
+    assert not any(trace.about.dropped.values())
+    for name, clock in trace.about.clocks.items():
+        assert abs(clock.offset_s) <= clock.bound_s, name
+    for image in range(8):
+        view, predicted = trace.view(image), trace.run_of(image).predicted
+        assert {(p.node, p.volume) for p in view.parts} == {(p.node, p.volume) for p in predicted.parts}
+        ways = {(d.sender, d.receiver, d.volume) for d in predicted.deliveries}
+        assert {(d.sender, d.receiver, d.volume) for d in view.deliveries} == ways
+        segments = critical_path(view, head)
+        assert all(s.cause != "unknown" for s in segments)
+        assert sum(s.ms for s in segments) == pytest.approx(view.latency_ms, abs=0.01)
+    latencies = [trace.view(image).latency_ms for image in range(8)]
+    assert np.percentile(latencies, 50) == pytest.approx(report.latency_ms.p50, rel=0.01)
 
 
 def test_a_predicted_view_ends_with_the_simulator() -> None:
