@@ -23,20 +23,24 @@ import distredge
 from distredge.errors import InputError
 from distredge.model.graph import LayerGraph
 from distredge.plans.plan import BoundPlan, VolumePlan
-from distredge.profiles.network import WIRE_OVERHEAD
+from distredge.profiles.network import PACE, WIRE_OVERHEAD
 from distredge.runtime.assignment import assignments, image_rows
 from distredge.runtime.keys import Keys, create_keys
 from distredge.runtime.launch import Launcher
 from distredge.runtime.message import Emulation, Stage
-from distredge.runtime.prober import Prober
 from distredge.runtime.requester import Requester, Terms
-from distredge.scenario import REQUESTER
+from distredge.runtime.testbed.bed import Testbed
+from distredge.runtime.trace_file import read
+from distredge.scenario import REQUESTER, Io, Scenario, load_scenario
+from distredge.simulate.timeline import trace
 from distredge.testing.providers import bound_plan
 
 NAMES = ("a", "b", "c", "d")
 VOLUMES = 8
 FRAMES = 200
 WIRE = 2
+MBPS = 50.0
+LONG_BYTES = 200_000
 
 
 def main() -> None:
@@ -49,9 +53,9 @@ def main() -> None:
         f" (p90 {np.percentile(theirs, 90):.2f})"
     )
     try:
-        transfers()
+        shaped(bound)
     except InputError as exc:
-        print(f"transfers over a shaped link: not measured, {exc}")
+        print(f"over shaped links: not measured, {exc}")
 
 
 def equal_volumes(graph: LayerGraph, names: Sequence[str], count: int) -> BoundPlan:
@@ -173,9 +177,60 @@ def _receive(ins: dict[str, socket.socket], owed: Owed, name: str, boundary: int
                 raise OSError("closed")
 
 
-def transfers() -> None:
-    """Over a link of a test-bed that is shaped to 100 Mbit/s."""
-    raise InputError("to do")
+def shaped(bound: BoundPlan) -> None:
+    """The same plan in a test-bed, over links of 50 Mbit/s with boards that take their time; and its long transfers.
+
+    What a frame takes beyond computing and bytes / rate (first come, first served; nothing for a message) is overhead.
+    """
+    scenario = named(load_scenario("db-50"))
+    free = replace_io(scenario)
+    ideal_ms = trace(bound, free).latency_ms
+    with Testbed(scenario) as bed:
+        plan_file, recorded = bed.folder / "plan.json", bed.folder / "trace.json"
+        bound.plan.save(plan_file)
+        options = ["--hold", "--images", "60", "--model", "vgg16", "--trace", str(recorded)]
+        report = bed.run(plan_file, options)
+        alone = bed.folder / "alone.json"
+        offload(bound, NAMES[1]).plan.save(alone)
+        bed.run(alone, options)
+        found = read(recorded)
+    p50 = report["latency_ms"]["p50"]
+    print(
+        f"over links of {MBPS:.0f} Mbit/s: {p50:.2f} ms, computing and bytes {ideal_ms:.2f}:"
+        f" {p50 - ideal_ms:.2f} ms overhead"
+    )
+    spans = [s for s in found.spans[NAMES[1]] if s.kind == "receive" and s.payload_bytes >= LONG_BYTES]
+    begun = {s.frame: s.start_s for s in found.spans[REQUESTER] if s.kind == "send"}
+    ratios = [
+        (s.stop_s - begun[s.frame]) / (s.payload_bytes * 8 * WIRE_OVERHEAD / (MBPS * 1e6))
+        for s in spans
+        if s.frame in begun
+    ]
+    print(
+        f"{len(ratios)} transfers of {spans[0].payload_bytes / 1000:.0f} kB: median {statistics.median(ratios):.3f} of"
+        f" bytes / rate, headers counted (p90 {np.percentile(ratios, 90):.3f}); the pace alone is {1 / PACE:.3f}"
+    )
 
 
-_ = Prober, WIRE_OVERHEAD
+def offload(bound: BoundPlan, name: str) -> BoundPlan:
+    """Everything on one provider."""
+    at = NAMES.index(name)
+    volumes = [
+        item.model_copy(update={"cuts": (*(0,) * (at + 1), *(item.cuts[-1],) * (len(NAMES) - at))})
+        for item in bound.plan.volumes
+    ]
+    return bound_plan(bound.graph, NAMES, volumes, name)
+
+
+def named(scenario: Scenario) -> Scenario:
+    """The scenario's devices under the names of the plan."""
+    providers = tuple(p.model_copy(update={"name": name}) for p, name in zip(scenario.providers, NAMES, strict=True))
+    return scenario.model_copy(update={"providers": providers})
+
+
+def replace_io(scenario: Scenario) -> Scenario:
+    """The scenario with messages that cost nothing but their bytes."""
+    nothing = Io(write_ms=0.0)
+    providers = tuple(p.model_copy(update={"io": nothing}) for p in scenario.providers)
+    requester = scenario.requester.model_copy(update={"io": nothing})
+    return scenario.model_copy(update={"providers": providers, "requester": requester})

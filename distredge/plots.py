@@ -32,16 +32,16 @@ def draw_plan(plan: Plan, timeline: Timeline, path: Path) -> None:
     Raises `DependencyError` without matplotlib.
     """
     lanes = len(plan.providers) + 1
-    figure = _figure(11, 2.2 + 0.32 * len(plan.volumes) + 0.45 * lanes)
+    figure = new_figure(11, 2.2 + 0.32 * len(plan.volumes) + 0.45 * lanes)
     rows, times = figure.subplots(2, 1, height_ratios=[0.32 * len(plan.volumes) + 0.6, 0.45 * lanes + 0.6])
     colour = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(plan.providers)}
     _draw_rows(rows, plan, colour)
     _draw_timeline(times, plan, timeline, colour)
     figure.suptitle(f"{plan.model.name} on {plan.scenario}, {plan.method}: {timeline.latency_ms:.1f} ms", fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
     """An empty figure, in inches; raises `DependencyError` without matplotlib."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -53,7 +53,7 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
     """Write a PNG, which appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
@@ -142,7 +142,7 @@ def draw_profiles(profiles: Sequence[Profile], graph: LayerGraph, path: Path) ->
     figure.suptitle(
         f"{graph.name}: latency against output rows" + (f" ({left_out} cheaper layers left out)" * bool(left_out))
     )
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_latency(axes: Any, profile: Profile, layer: Layer, rows: Any, colour: str) -> None:
@@ -177,12 +177,12 @@ def draw_residuals(profile: TableProfile, path: Path) -> None:
         residuals.set_ylabel("residual %", fontsize=7)
     _legend(figure, panels[0])
     figure.suptitle(f"{profile.name}: fits against measured points, and what they leave")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_front(front: Mapping[str, Any], path: Path) -> None:
     """Latency against another goal, from what `distredge pareto` gives."""
-    figure = _figure(5, 4)
+    figure = new_figure(5, 4)
     axes = figure.subplots()
     key, words = {
         "energy": ("energy_j", "energy of a frame (J)"),
@@ -194,7 +194,7 @@ def draw_front(front: Mapping[str, Any], path: Path) -> None:
     axes.plot([p["latency_ms"] for p in points], [p[key] for p in points], "o-", drawstyle="steps-post")
     axes.set(xlabel="latency (ms)", ylabel=words, title=f"{front['model']} on {front['scenario']}")
     axes.grid(alpha=0.3)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _legend(figure: Any, axes: Any) -> None:
@@ -206,7 +206,7 @@ def _panels(count: int) -> tuple[Any, list[Any]]:
     """A figure of so many small panels in rows of four, with their axes labelled."""
     columns = min(4, count)
     lines = math.ceil(count / columns)
-    figure = _figure(3.2 * columns, 2.1 * lines + 0.4)
+    figure = new_figure(3.2 * columns, 2.1 * lines + 0.4)
     grid = figure.subplots(lines, columns, squeeze=False).ravel().tolist()
     for axes in grid[count:]:
         axes.set_visible(False)
@@ -226,7 +226,7 @@ def draw_comparison(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     models = list(dict.fromkeys(row["model"] for row in rows))
     scenarios = list(dict.fromkeys(row["scenario"] for row in rows))
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    figure = _figure(2.0 + 0.16 * len(methods) * len(scenarios) + 2.0, 2.6 * len(models) + 0.6)
+    figure = new_figure(2.0 + 0.16 * len(methods) * len(scenarios) + 2.0, 2.6 * len(models) + 0.6)
     panels = figure.subplots(len(models), 1, squeeze=False).ravel()
     width = 0.85 / len(methods)
     for axes, model in zip(panels, models, strict=True):
@@ -241,7 +241,7 @@ def draw_comparison(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.set_ylabel("images/s", fontsize=8)
         axes.set_title(model, fontsize=9)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 LOG_TICKS = (1, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100)
@@ -263,7 +263,7 @@ def draw_lines(
     """
     columns = 1 if wide else 2 if len(panels) == 4 else min(3, len(panels))
     lines = math.ceil(len(panels) / columns)
-    figure = _figure(9.0, (2.2 if wide else 2.4) * lines + 0.4)
+    figure = new_figure(9.0, (2.2 if wide else 2.4) * lines + 0.4)
     grid = figure.subplots(lines, columns, squeeze=False).ravel().tolist()
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
@@ -282,7 +282,7 @@ def draw_lines(
             axes.yaxis.set_major_formatter("{x:g}")
     if any(label for series in panels.values() for label in series):
         _legend(figure, grid[0])
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_bars(series: Mapping[str, Mapping[str, float]], y: str, path: Path) -> None:
@@ -291,7 +291,7 @@ def draw_bars(series: Mapping[str, Mapping[str, float]], y: str, path: Path) -> 
     Raises `DependencyError` without matplotlib.
     """
     groups = list(dict.fromkeys(name for values in series.values() for name in values))
-    figure = _figure(1.5 + 0.85 * len(groups), 3.2)
+    figure = new_figure(1.5 + 0.85 * len(groups), 3.2)
     axes, width = figure.subplots(), 0.8 / len(series)
     for k, (label, values) in enumerate(series.items()):
         at = np.arange(len(groups)) + (k - (len(series) - 1) / 2) * width
@@ -300,7 +300,7 @@ def draw_bars(series: Mapping[str, Mapping[str, float]], y: str, path: Path) -> 
     axes.set_xticks(range(len(groups)), groups, fontsize=8, rotation=20)
     axes.set_ylabel(y, fontsize=8)
     _legend(figure, axes)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_bar_panels(panels: Mapping[str, Mapping[str, float]], y: str, path: Path) -> None:
@@ -311,7 +311,7 @@ def draw_bar_panels(panels: Mapping[str, Mapping[str, float]], y: str, path: Pat
     labels = list(dict.fromkeys(label for values in panels.values() for label in values))
     columns = min(4, len(panels))
     lines = math.ceil(len(panels) / columns)
-    figure = _figure(2.6 * columns + 0.6, 2.2 * lines + 0.6)
+    figure = new_figure(2.6 * columns + 0.6, 2.2 * lines + 0.6)
     grid = figure.subplots(lines, columns, squeeze=False).ravel().tolist()
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
@@ -326,7 +326,7 @@ def draw_bar_panels(panels: Mapping[str, Mapping[str, float]], y: str, path: Pat
     fit = int(15 * figure.get_figwidth() / (max(map(len, labels)) + 8))  # about so many letters an inch
     handles = grid[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=max(1, min(6, fit)), fontsize=8, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 Bar = tuple[str, str, float, float, str, bool]
@@ -341,7 +341,7 @@ def draw_frames(panels: Mapping[str, Sequence[Bar]], lanes: Sequence[str], title
 
     Marked bars have a black edge. Raises `DependencyError` without matplotlib.
     """
-    figure = _figure(11, 1.1 + len(panels) * (0.7 + 0.45 * len(lanes)))
+    figure = new_figure(11, 1.1 + len(panels) * (0.7 + 0.45 * len(lanes)))
     grid = figure.subplots(len(panels), 1, squeeze=False, sharex=True).ravel()
     colours = dict(zip(lanes, ["#222222", *COLOURS * len(lanes)], strict=False))
     for axes, (name, bars) in zip(grid, panels.items(), strict=True):
@@ -361,4 +361,4 @@ def draw_frames(panels: Mapping[str, Sequence[Bar]], lanes: Sequence[str], title
         fontsize=8,
     )
     figure.suptitle(title, fontsize=9)
-    _save(figure, path)
+    save_figure(figure, path)

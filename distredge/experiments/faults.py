@@ -6,19 +6,24 @@ compared image by image with the undivided model.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distredge.errors import RunError
+from distredge.errors import DistrEdgeError, RunError
 from distredge.model.graph import LayerGraph
+from distredge.model.load import load_model
 from distredge.plans.plan import BoundPlan, ModelRef, Plan, VolumePlan
+from distredge.resources import write_atomically
 from distredge.runtime.testbed.bed import Testbed
 from distredge.scenario import Provider, Scenario
 
@@ -73,15 +78,12 @@ class Outcome:
     is_back: bool
 
 
-def matrix(
-    graph: LayerGraph, counts: Sequence[int], moments: Sequence[float], images: int, tell: Callable[[str], None]
-) -> Iterator[Outcome]:
+def matrix(graph: LayerGraph, counts: Sequence[int], moments: Sequence[float], images: int) -> Iterator[Outcome]:
     """Each fault, at each moment (a share of the stream), with so many providers; one that is harmed has a part."""
     for count in counts:
         scenario = star_scenario(count)
         bound = even_plan(graph, scenario)
         for fault, moment in itertools.product(FAULTS, moments):
-            tell(f"{fault.name} at {moment:.0%}, {count} providers")
             with Testbed(scenario) as bed:
                 yield outcome(bed, bound, fault, moment, images)
 
@@ -190,12 +192,45 @@ def even_plan(graph: LayerGraph, scenario: Scenario) -> BoundPlan:
     return plan.bind(graph)
 
 
-def table_rows(outcomes: Sequence[Outcome]) -> list[list[object]]:
+COLUMNS = ("fault", "at", "providers", "lost", "pause ms", "usual ms", "providers, plan after plan", "because")
+
+AIM_PAUSE_MS = 1500.0
+
+
+def table_rows(outcomes: Sequence[Outcome]) -> list[list[str]]:
     """For printing: one row an outcome."""
     return [
-        [o.fault, f"{o.moment:.0%}", o.providers, o.lost, f"{o.pause_ms:.0f}", f"{o.usual_ms:.0f}", o.plans]
+        [o.fault, f"{o.moment:.0%}", str(o.providers), str(o.lost), f"{o.pause_ms:.0f}", f"{o.usual_ms:.0f}", o.plans,
+         o.reasons]
         for o in outcomes
-    ]
+    ]  # fmt: skip
 
 
-COLUMNS = ("fault", "at", "providers", "lost", "pause ms", "usual ms", "providers, plan after plan")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the matrix, write `faults.json` and `faults.md`; 1 if an image was lost or a pause was too long."""
+    parser = argparse.ArgumentParser(description="What failures cost a stream on a real network; needs root.")
+    parser.add_argument("--providers", type=int, nargs="+", default=[2, 3, 4])
+    parser.add_argument("--moments", type=float, nargs="+", default=[0.05, 0.4, 0.7])
+    parser.add_argument("--images", type=int, default=300)
+    parser.add_argument("--model", default="squeezenet1_1")
+    parser.add_argument("--out", type=Path, default=Path("faults"))
+    chosen = parser.parse_args(arguments)
+    outcomes: list[Outcome] = []
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    print("\n".join(lines), flush=True)
+    for found in matrix(load_model(chosen.model), chosen.providers, chosen.moments, chosen.images):
+        outcomes.append(found)
+        lines += ["| " + " | ".join(row) + " |" for row in table_rows([found])]
+        print(lines[-1], flush=True)
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    write_atomically(chosen.out / "faults.json", json.dumps([asdict(o) for o in outcomes], indent=2) + "\n")
+    write_atomically(chosen.out / "faults.md", "\n".join(lines) + "\n")
+    return int(any(o.lost or not o.in_order or o.pause_ms > AIM_PAUSE_MS for o in outcomes))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except DistrEdgeError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(problem.exit_code)

@@ -110,9 +110,9 @@ def as_csv(rows: Sequence[Measured]) -> str:
 
 def draw(rows: Sequence[Measured], title: str, path: Path) -> None:
     """Write a PNG of predicted against measured, random plans as dots; raises `DependencyError` without matplotlib."""
-    from distredge.plots import COLOURS, _figure, _save
+    from distredge.plots import COLOURS, new_figure, save_figure
 
-    figure = _figure(5.2, 4.6)
+    figure = new_figure(5.2, 4.6)
     axes = figure.subplots()
     for colour, marker, label, chosen in (
         (COLOURS[0], "o", "random", [row for row in rows if row.method == "random"]),
@@ -127,4 +127,4 @@ def draw(rows: Sequence[Measured], title: str, path: Path) -> None:
     axes.fill_between(ends, 0.95 * ends, 1.05 * ends, color="black", alpha=0.12, lw=0, label="within 5 %")
     axes.set(xlim=(0, top), ylim=(0, top), xlabel="predicted ms", ylabel="measured ms, median", title=title)
     axes.legend(fontsize=8, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)

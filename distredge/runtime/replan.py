@@ -179,7 +179,9 @@ class Improvement:
 
     def _done(self, situation: Situation, future: Future[_Found]) -> None:
         """Called by a thread of the pool."""
-        if not future.cancelled():
+        with self._lock:
+            is_over = self._pool is None
+        if not (is_over or future.cancelled()):
             if problem := future.exception():
                 log.warning("no better plan can be looked for: %s", problem)
             else:

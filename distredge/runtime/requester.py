@@ -258,7 +258,8 @@ class Requester(Client):
             self.history.append(told)
             log.info("a plan is in force: %s", told.reason, extra={"epoch": told.epoch, "frame": told.first_frame})
         elif isinstance(told, FrameDone):
-            self._recorder.result(told.epoch, told.frame, told.started_s, told.done_s)
+            done_s = told.done_s + sum(self._own.write_ms) / 1000.0
+            self._recorder.result(told.epoch, told.frame, told.started_s, done_s)
         self._events.put(told)
 
     def _situation_changed(self, situation: Situation) -> None:
@@ -271,11 +272,10 @@ class Requester(Client):
             self._conductor.offer(found.situation, found.bound, found.expected_ms)
 
     def _handle(self, message: Message, payload: Buffer) -> None:
+        if self._terms.traced and isinstance(message, Noted | Heartbeat) and message.sender in self._addresses:
+            self._gather(message)
         if isinstance(message, Noted):
-            self.gathering.took(message.sender, message.spans, message.dropped)
             return
-        if isinstance(message, Heartbeat) and message.stamps:
-            self.gathering.answered(message.sender, message.stamps, self._inbox.received_s)
         if isinstance(message, ResultChunk | RowsChunk) and message.sender in self._addresses:
             self._arrivals.took(message, len(payload), self._inbox.received_s)
             boundary = message.boundary if isinstance(message, RowsChunk) else RESULT
@@ -284,6 +284,13 @@ class Requester(Client):
         self._conductor.handle(message, payload)
         if isinstance(message, NeedModel):
             self._events.put(message)
+
+    def _gather(self, message: Noted | Heartbeat) -> None:
+        """Keep what a provider has noted, and what tells its clock."""
+        if isinstance(message, Noted):
+            self.gathering.took(message.sender, message.spans, message.dropped)
+        elif message.stamps:
+            self.gathering.answered(message.sender, message.stamps, self._inbox.received_s)
 
     def _tick(self) -> None:
         self._conductor.tick()

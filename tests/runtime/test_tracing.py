@@ -1,4 +1,4 @@
-"""What nodes note, the clocks that it is noted by, and whether a frame's delay is found where it was put."""
+"""What nodes note, the file that it becomes, and whether a frame's delay is found where it was put."""
 
 from __future__ import annotations
 
@@ -18,10 +18,8 @@ from hypothesis import strategies as st
 
 from distredge.errors import InputError
 from distredge.model.load import load_model
-from distredge.runtime.clock_offset import MAX_DRIFT, ClockOffset
 from distredge.runtime.explain import critical_path, explain
 from distredge.runtime.frame_view import predicted_view
-from distredge.runtime.message import Stamps
 from distredge.runtime.run import RunOptions, run_plan
 from distredge.runtime.trace_events import PREDICTED
 from distredge.runtime.trace_file import Trace, document, read, write
@@ -113,86 +111,6 @@ def test_a_batch_fits_into_a_message() -> None:
     assert len(msgspec.msgpack.encode((largest,) * BATCH_SPANS)) <= 64 * 1024
 
 
-# Clocks.
-
-
-def exchanges(
-    rng: np.random.Generator, drift: float, ahead_s: float, minutes: float
-) -> tuple[ClockOffset, list[tuple[float, float]], float]:
-    """A provider that answers pulses over a network whose queues fill now in one direction, now in the other.
-
-    Gives the estimate, moments by both clocks, and the shortest round trip.
-    """
-    clock, offset = OddClock(ahead_s, drift), ClockOffset()
-    fixed_s = 10.0 ** rng.uniform(-4, -2)
-    moments, shortest = [], float("inf")
-    at_s, queues = 5000.0, np.zeros(2)
-    while at_s < 5000.0 + 60.0 * minutes:
-        at_s += rng.uniform(0.05, 0.3)
-        if rng.random() < 0.05:
-            queues = rng.exponential(0.05, 2) * (rng.random(2) < 0.5)
-        there_s, back_s = fixed_s * rng.uniform(1.0, 1.5, 2) + queues * rng.random(2)
-        answered_s = at_s + there_s + rng.uniform(0.0, 0.1)
-        moments.append((at_s, clock.shows(at_s)))
-        shortest = min(shortest, there_s + back_s)
-        if rng.random() < 0.9:  # some are lost
-            arrived_s = answered_s + back_s
-            offset.add(Stamps(at_s, clock.shows(at_s + there_s), clock.shows(answered_s)), arrived_s)
-    return offset, moments, shortest
-
-
-@settings(max_examples=30)
-@given(seeds, st.floats(-0.9 * MAX_DRIFT, 0.9 * MAX_DRIFT), st.floats(-4000.0, 1e6))
-def test_the_offset_is_never_further_off_than_it_says(seed: int, drift: float, ahead_s: float) -> None:
-    rng = np.random.default_rng(seed)
-    offset, moments, _ = exchanges(rng, drift, ahead_s, minutes=1.0)
-    for own_s, other_s in moments[::10]:
-        reading = offset.at(other_s)
-        assert reading is not None
-        assert abs(other_s - own_s - reading.offset_s) <= reading.bound_s + 1e-9
-    curve = offset.curve(moments[0][1], moments[-1][1])
-    assert curve is not None
-    for own_s, other_s in moments:
-        assert abs(curve.to_own(other_s) - own_s) <= curve.bound_s + 1e-9
-
-
-def test_minutes_of_drift_cost_no_exactness() -> None:
-    offset, moments, shortest = exchanges(np.random.default_rng(1), 150e-6, 12.0, minutes=8.0)
-    first, last = offset.at(moments[0][1]), offset.at(moments[-1][1])
-    assert first is not None and last is not None  # noqa: PT018
-    assert last.offset_s - first.offset_s == pytest.approx(8 * 60 * 150e-6, abs=first.bound_s + last.bound_s)
-    reading = offset.at(moments[len(moments) // 2][1])
-    assert reading is not None
-    assert reading.bound_s <= shortest  # half of it, and some seconds of drift
-
-
-def test_one_way_that_is_always_slow_is_half_the_round_trip_off() -> None:
-    offset = ClockOffset()
-    for k in range(20):
-        offset.add(Stamps(100.0 + k, 150.010 + k, 150.010 + k), 100.011 + k)
-    reading = offset.at(160.010)
-    assert reading is not None
-    assert abs(reading.offset_s - 50.0) <= reading.bound_s <= 0.011 / 2 + 1e-9
-
-
-def test_a_faster_drift_than_assumed_is_told() -> None:
-    offset, moments, _ = exchanges(np.random.default_rng(0), 20 * MAX_DRIFT, 0.0, minutes=1.0)
-    own_s, other_s = moments[len(moments) // 2]
-    reading = offset.at(other_s)
-    assert reading is not None
-    assert reading.drift > MAX_DRIFT
-    assert abs(other_s - own_s - reading.offset_s) <= reading.bound_s
-
-
-@pytest.mark.parametrize(
-    "stamps", [(2.0, 5.0, 5.0, 1.0), (1.0, 6.0, 5.0, 2.0), (1.0, 5.0, 99.0, 2.0), (float("nan"),) * 4]
-)
-def test_impossible_answers_are_ignored(stamps: tuple[float, float, float, float]) -> None:
-    offset = ClockOffset()
-    offset.add(Stamps(*stamps[:3]), stamps[3])
-    assert offset.at(5.0) is None
-
-
 # Files and explanations.
 
 
@@ -240,7 +158,7 @@ def test_a_critical_path_is_as_long_as_its_frame(seed: int) -> None:
             assert after.start_ms == pytest.approx(before.stop_ms, abs=1e-3)
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(seeds, st.floats(1.0, 4.0))
 def test_the_delay_that_was_put_in_is_the_one_that_is_found(seed: int, times: float) -> None:
     made, rng = replay(seed)
@@ -387,6 +305,10 @@ def test_a_node_whose_clock_is_unknown_is_left_out_and_counted() -> None:
     assert trace.about.dropped["d0"] == 5
 
 
+IMAGES = 250
+"""Enough for a run that lasts some heartbeats: before the first of them no clock is known."""
+
+
 @pytest.mark.parametrize("inflight", [1, 3])
 def test_a_real_run_is_traced_whole(start_providers: StartProviders, tmp_path: Path, inflight: int) -> None:
     """Over real sockets: nothing is missing, no result comes of nothing, and clocks of one machine agree."""
@@ -394,13 +316,13 @@ def test_a_real_run_is_traced_whole(start_providers: StartProviders, tmp_path: P
     graph = load_model(save_model(chain(np.random.default_rng(0), 56, 30), tmp_path))
     bound, path = equal_plan(graph, names), tmp_path / "out.json"
     options = RunOptions(trace=path, inflight=inflight)
-    report = run_plan(bound, toy_scenario(names), start_providers(*names), random_images(graph, 8), options)
+    report = run_plan(bound, toy_scenario(names), start_providers(*names), random_images(graph, IMAGES), options)
     trace, head = read(path), len(bound.volumes)
-    assert [*trace.results] == [*range(8)]
+    assert [*trace.results] == [*range(IMAGES)]
     assert not any(trace.about.dropped.values())
     for name, clock in trace.about.clocks.items():
         assert abs(clock.offset_s) <= clock.bound_s, name
-    for image in range(8):
+    for image in range(0, IMAGES, 20):
         view, predicted = trace.view(image), trace.run_of(image).predicted
         assert {(p.node, p.volume) for p in view.parts} == {(p.node, p.volume) for p in predicted.parts}
         ways = {(d.sender, d.receiver, d.volume) for d in predicted.deliveries}
@@ -408,7 +330,7 @@ def test_a_real_run_is_traced_whole(start_providers: StartProviders, tmp_path: P
         segments = critical_path(view, head)
         assert all(s.cause != "unknown" for s in segments)
         assert sum(s.ms for s in segments) == pytest.approx(view.latency_ms, abs=0.01)
-    latencies = [trace.view(image).latency_ms for image in range(8)]
+    latencies = [1000.0 * (s.stop_s - s.start_s) for s in trace.results.values()]
     assert np.percentile(latencies, 50) == pytest.approx(report.latency_ms.p50, rel=0.01)
 
 
