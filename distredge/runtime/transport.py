@@ -45,6 +45,9 @@ QUEUE_MESSAGES = 1000
 INBOX_MESSAGES = 64
 """Of a receiving socket, for each sender: what is not read must not fill the memory."""
 
+COPIED_BYTES = 256 * 1024
+"""What is not longer is copied when it is sent: that costs less than being told by another thread that it has left."""
+
 REPORT_S = 1.0
 """Rejected messages are reported no more often."""
 
@@ -273,7 +276,7 @@ class Connections:
     def send(self, peer: str, message: Message, payload: Buffer = b"", patience_s: float = 0.0) -> bool:
         """Hand a message to the socket; False if the peer takes none within `patience_s`.
 
-        A long payload is not copied: it must not change until it has left.
+        A long payload (`COPIED_BYTES`) is not copied: it must not change until it has left.
         """
         socket = self._sockets.get(peer)
         if socket is None:
@@ -283,7 +286,7 @@ class Connections:
         try:
             if len(payload):
                 socket.send(encode(message), _NOBLOCK_MORE)
-                socket.send(payload, _NOBLOCK, copy=False)
+                socket.send(payload, _NOBLOCK, copy=len(payload) <= COPIED_BYTES)
             else:
                 socket.send(encode(message), _NOBLOCK)
         except zmq.Again:

@@ -38,7 +38,7 @@ class Installed(PathFinder):
     "Finds what an installation of the allowed packages would hold, and nothing more."
     @classmethod
     def find_spec(cls, name, path=None, target=None):
-        if name.partition(".")[0] in allowed:
+        if name.partition(".")[0] in allowed or name.startswith("_sysconfigdata"):
             return super().find_spec(name, path, target)
 
 allowed = {*sys.stdlib_module_names, *json.loads(sys.argv.pop(1)), "distredge"}
@@ -82,8 +82,9 @@ def device(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         try:
             assert process.stdout is not None
             select.select([process.stdout], [], [], START_S)
-            line = process.stdout.readline()
-            yield process, json.loads(line)["address"] if line else ""
+            told = json.loads(process.stdout.readline() or "null")
+            assert isinstance(told, dict), process.communicate(timeout=30)[1]
+            yield process, told["address"]
         finally:
             process.kill()
 
