@@ -62,7 +62,7 @@ def testbed(
     Every provider is a process in a namespace of its own, behind a link of the scenario's bandwidth. They compute,
     under the CPU quotas of --cpu, or with --emulate take the times of the scenario's boards.
 
-    Example: sudo distredge testbed db-50 --model vgg16 --plans 20 --method search --emulate
+    Example: distredge testbed db-50 --model vgg16 --plans 20 --method search --emulate
     """
     from distredge.runtime.testbed.namespaces import check_host
 
