@@ -142,6 +142,32 @@ with Launcher({NAMES!r}, Path({str(keys)!r})) as launcher:
     assert not any(is_running(pid) for pid in providers)
 
 
+def test_providers_are_free_again_when_their_requester_is_killed(graph: LayerGraph, keys: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from distredge.model.load import load_model
+from distredge.runtime.keys import Keys
+from distredge.runtime.requester import Requester
+from distredge.testing.providers import equal_plan, random_images
+graph = load_model({str(graph.path)!r})
+addresses = dict(zip({NAMES!r}, sys.argv[1:]))
+with Requester(equal_plan(graph, {NAMES!r}), addresses, keys=Keys.load(Path({str(keys)!r}), "requester")) as requester:
+    for result in requester.stream(random_images(graph, 1) * 100_000):
+        print(result.index, flush=True)
+"""
+    bound = equal_plan(graph, NAMES)
+    with Launcher(NAMES, keys) as launcher:
+        command = [sys.executable, "-c", code, *(launcher.addresses[name] for name in NAMES)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
+            assert first.stdout is not None
+            assert first.stdout.readline() == "0\n"
+            first.kill()
+        # They refuse it for as long as they believe in the first one, and it gives up after ten seconds.
+        with Requester(bound, launcher.addresses, keys=Keys.load(keys, REQUESTER)) as second:
+            assert len([*second.stream(random_images(graph, 2))]) == 2
+
+
 def test_a_provider_that_cannot_start_says_why_in_one_line(keys: Path, earlier: set[int]) -> None:
     with pytest.raises(RunError, match="provider 'stranger' did not start: .*cannot read the key") as failure:
         Launcher(["a", "stranger"], keys).__enter__()
