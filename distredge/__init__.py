@@ -13,10 +13,9 @@ Names are loaded when they are first used, so that a device that only computes n
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING
-
-from wrapt import when_imported
 
 __version__ = "0.1.0"
 
@@ -58,13 +57,18 @@ __all__ = [
 ]
 
 
-@when_imported("gymnasium")
 def _register_environment(gymnasium: ModuleType) -> None:
     """Make `gymnasium.make("distredge/VerticalSplit-v0")` work, whichever of the two is imported first.
 
     Gymnasium has no entry points for environments any more, and importing it here would burden every device.
     """
     gymnasium.register(id="distredge/VerticalSplit-v0", entry_point="distredge.envs.split_env:SplitEnv")
+
+
+if find_spec("gymnasium"):  # no device has it, and each would pay for loading what waits for it
+    from wrapt import when_imported
+
+    when_imported("gymnasium")(_register_environment)
 
 
 def __getattr__(name: str) -> object:

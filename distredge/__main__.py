@@ -18,8 +18,16 @@ def main() -> None:
 
         run_command()
     except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _interrupted()
+    except RuntimeError as exc:
+        if not isinstance(exc.__cause__, KeyboardInterrupt):  # before 3.12, in the middle of a class
+            raise
+        _interrupted()
+
+
+def _interrupted() -> None:
+    print("error: interrupted", file=sys.stderr)
+    sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from distredge.config import ElementBytes, Frozen, Number, Version1, read_yaml
 from distredge.errors import ScenarioError, UnknownNameError
+from distredge.plans.nodes import NODE_NAME as NODE_NAME  # here too, beside what bears the names
+from distredge.plans.nodes import REQUESTER as REQUESTER
 from distredge.profiles.network import MESSAGE_MS
 from distredge.profiles.profile import Profile
 from distredge.profiles.store import load_profile
@@ -20,13 +22,6 @@ from distredge.profiles.wrapped import Slowed
 from distredge.resources import shipped, write_atomically
 
 SUFFIX = ".yaml"
-
-
-NODE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
-"""What a provider may be called."""
-
-REQUESTER = "requester"
-"""The name of the service requester, which no provider may bear."""
 
 Rate = Annotated[Number, Field(ge=0.001, le=1_000_000)]
 """Of a link, in Mbit/s."""

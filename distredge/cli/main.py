@@ -6,6 +6,7 @@ import typer
 
 from distredge.cli import (
     compare,
+    deploy,
     exchange,
     experiment,
     general,
@@ -36,7 +37,7 @@ app = typer.Typer(
 )
 PARTS = (
     *(quickstart, models, profiles, exchange, link, planning, training, general, moving, pareto),
-    *(compare, experiment, sweep, query, running, trace, testbed),
+    *(compare, experiment, sweep, query, running, deploy, trace, testbed),
 )
 for commands in PARTS:
     commands.register(app)

@@ -66,7 +66,7 @@ class Client(ABC):
             raise InputError("providers on other machines are reached with keys only: add --keys")
         self._session = secrets.token_hex(8)
         self._finished = False
-        self._events: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._events: queue.Queue[object] = queue.Queue()  # for a SimpleQueue's timeout see `sender`
         self._stop = Event()
         self._recorder = Recorder()
         self._lock = RLock()

@@ -57,6 +57,14 @@ STALL_S = 0.5
 STRANDED_S = 20.0
 """So long a stream without any provider waits for one to return."""
 
+STUCK_S = 60.0
+"""However busy providers say that they are: without a result for so long, or for `STUCK_FACTOR` times what the slowest
+frame took, frames under way are lost. While nothing is known of how long they take, after `UNKNOWN_S`."""
+
+STUCK_FACTOR = 10.0
+
+UNKNOWN_S = 300.0
+
 BETTER = "a better plan"
 """Why a plan that was offered comes into force."""
 
@@ -169,9 +177,11 @@ class Conductor:
         self._done: dict[int, FrameDone] = {}
         self._next_frame = self._next_told = 0
         self._stalls = 0
-        self._active_s = clock()
+        self._active_s = self._result_s = clock()
+        self._slowest_s = 0.0
         self._stranded_s = math.inf
         self._has_begun = False
+        self._settled: Situation | None = None
         self._last_failure: DistrEdgeError | None = None
 
     # From outside.
@@ -194,7 +204,7 @@ class Conductor:
         if isinstance(message, ResultChunk | RowsChunk):
             if message.sender not in self.crew.members:
                 raise MessageError(f"'{message.sender}' has no part in this session")
-            self.crew.heard_all()
+            self.crew.heard(message.sender)
             self._active_s = self._clock()
             epoch = self._epochs.get(message.epoch)
             if epoch is not None and message.frame in epoch.frames:
@@ -233,6 +243,7 @@ class Conductor:
     def offer(self, situation: Situation, bound: BoundPlan, expected_ms: Mapping[tuple[str, int], float]) -> None:
         """A plan that is better for a situation; it is taken if the situation is still that and no other one waits."""
         if situation == self.situation() and self._pending is None and self._current is not None:
+            self._settled = situation
             if bound.plan.volumes == self._current.bound.plan.volumes and (
                 bound.plan.providers == self._current.bound.plan.providers
             ):
@@ -306,9 +317,10 @@ class Conductor:
         self._stranded_s = math.inf
         first_frame = self._unsent[0] if self._unsent else self._next_frame
         self._tell(EpochBegun(epoch.number, epoch.bound, epoch.reason, self._clock(), first_frame))
-        if self._has_begun and epoch.reason != BETTER:
+        if not self._has_begun:
+            self._has_begun, self._settled = True, self.situation()
+        elif self.situation() != self._settled:
             self._look_for_better()
-        self._has_begun = True
         self._retire()
         self._send_unsent()
 
@@ -395,8 +407,9 @@ class Conductor:
             return
         epoch.frames.discard(frame)
         known = self._frames.pop(frame)
-        self._stalls = 0
-        self._done[frame] = FrameDone(frame, outputs, known.started_s, self._clock(), number)
+        self._stalls, self._result_s = 0, self._clock()
+        self._slowest_s = max(self._slowest_s, self._result_s - known.started_s)
+        self._done[frame] = FrameDone(frame, outputs, known.started_s, self._result_s, number)
         while self._next_told in self._done:
             self._tell(self._done.pop(self._next_told))
             self._next_told += 1
@@ -415,14 +428,18 @@ class Conductor:
                 pending.asked_s = now
                 for name in pending.waiting:
                     self._outbox.put(name, pending.setups[name])
-        idle = self._current is not None and self._current.frames and now - self._active_s > STALL_S
-        if idle and self.crew.all_speak():
+        if self._current is None or not self._current.frames:
+            self._result_s = now
+            return
+        stuck_s = max(STUCK_S, STUCK_FACTOR * self._slowest_s) if self._slowest_s else UNKNOWN_S
+        is_idle = now - self._active_s > STALL_S and self.crew.all_speak()
+        if is_idle or now - self._result_s > stuck_s:
             self._stalled()
 
     def _stalled(self) -> None:
         """A frame does not come although all are there: again, and then on one provider after the other."""
         self._stalls += 1
-        self._active_s = self._clock()
+        self._active_s = self._result_s = self._clock()
         present = self.crew.present()
         log.warning("a frame does not come back, for the %d. time", self._stalls)
         if self._stalls > len(present) + 1:

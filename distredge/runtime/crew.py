@@ -128,6 +128,12 @@ class Crew:
         elif isinstance(message, Unreachable) and message.peer in self.members:
             self.suspect(message.peer)
 
+    def heard(self, name: str) -> None:
+        """Something came from a provider."""
+        member = self.members[name]
+        if member.presence is Presence.PRESENT:
+            member.heard_s = self._clock()
+
     def heard_all(self) -> None:
         """Something came that others may be queued behind."""
         for member in self.members.values():

@@ -13,13 +13,13 @@ import numpy.typing as npt
 from distredge.engine.base import FloatRows, HeadEngine
 from distredge.engine.emulated import sleep_until
 from distredge.geometry.interval import Interval
+from distredge.plans.nodes import REQUESTER
 from distredge.runtime.assembly import Assembly
 from distredge.runtime.compute import Compute
 from distredge.runtime.engines import Engines
 from distredge.runtime.message import UNCHANGED, Dtype, Failed, ResultChunk, RowsChunk, Setup, Stage, pack
 from distredge.runtime.outbox import Outbox
 from distredge.runtime.tracing import Recorder
-from distredge.scenario import REQUESTER
 
 Took = Callable[[Setup, Stage, float], None]
 """Told of each stage that was computed and how long it took (ms)."""

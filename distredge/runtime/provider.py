@@ -15,6 +15,7 @@ from threading import Event, Thread
 import zmq
 
 from distredge.errors import InputError
+from distredge.plans.nodes import REQUESTER
 from distredge.runtime.compute import Compute, Worker
 from distredge.runtime.engines import Shelf
 from distredge.runtime.keys import Keys
@@ -44,7 +45,6 @@ from distredge.runtime.session import Session
 from distredge.runtime.store import ModelDownload, ModelStore
 from distredge.runtime.tracing import Recorder
 from distredge.runtime.transport import Inbox
-from distredge.scenario import REQUESTER
 
 BEAT_S = 0.1
 """A heartbeat is sent this often."""

@@ -101,7 +101,8 @@ class Sender(Thread):
         self.oldest = 0
         self._connections = Connections(context, keys)
         self._on_lost = on_lost
-        self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
+        # No SimpleQueue: CPython's (3.11) may wait for ever if it is woken for nothing just when the time is up.
+        self._orders: queue.Queue[_Order | None] = queue.Queue()
         self._pace = Pace()
         self._lanes: dict[str, _Lane] = {}
         self._read_s = 0.0

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
+from distredge.plans.nodes import REQUESTER
 from distredge.runtime.compute import Compute
 from distredge.runtime.engines import Engines, Shelf, emulated_engines
 from distredge.runtime.epoch import Epoch
@@ -28,7 +29,6 @@ from distredge.runtime.outbox import Outbox
 from distredge.runtime.relay import ProbeBlocks, onward
 from distredge.runtime.store import ModelStore
 from distredge.runtime.tracing import Recorder
-from distredge.scenario import REQUESTER
 
 MAX_EPOCHS = 4
 """That may be under way at a time: the plan in force, the next one, and what is left of those before."""

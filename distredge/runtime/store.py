@@ -9,12 +9,14 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distredge.errors import InputError
-from distredge.model.graph import LayerGraph
-from distredge.model.onnx_file import model_files
 from distredge.resources import cache_dir, write_atomically
 from distredge.runtime.message import MessageError, ModelChunk
+
+if TYPE_CHECKING:
+    from distredge.model.graph import LayerGraph
 
 MAX_MODEL_BYTES = 16 * 1024**3
 
@@ -40,6 +42,8 @@ class ModelStore:
 
     def offer(self, graph: LayerGraph) -> None:
         """Note where a model lies, so that providers on this machine find it."""
+        from distredge.model.onnx_file import model_files  # not when a provider starts: onnx is slow to load
+
         path = graph.path.resolve()
         note = {"path": str(path), "files": _stamps(model_files(path))}
         write_atomically(self.folder / f"{graph.sha256}.json", json.dumps(note))
@@ -98,6 +102,8 @@ class ModelDownload:
 
 def described(path: Path) -> tuple[tuple[str, int], ...]:
     """Names and sizes of a model's files, as `ModelChunk` states them; raises `InputError` for one in a subfolder."""
+    from distredge.model.onnx_file import model_files
+
     files = model_files(path)
     if astray := [file for file in files if file.parent != path.parent]:
         raise InputError(

@@ -20,6 +20,7 @@ from typing import TypeAlias
 import zmq
 
 from distredge.errors import InputError
+from distredge.plans.nodes import REQUESTER
 from distredge.profiles.network import QUANTUM_BYTES, occupancy_ms
 from distredge.runtime.keys import Keys
 from distredge.runtime.message import (
@@ -32,7 +33,6 @@ from distredge.runtime.message import (
     decode,
     encode,
 )
-from distredge.scenario import REQUESTER
 
 _NOBLOCK = int(zmq.NOBLOCK)
 _NOBLOCK_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from distredge.engine.onnxruntime import Undivided
 from distredge.model.graph import LayerGraph
 from distredge.model.load import load_model
-from distredge.runtime.conductor import RETURN_S
+from distredge.runtime.conductor import READY_S, RETURN_S, STUCK_S
 from distredge.runtime.replan import redistributed
 from distredge.runtime.store import ModelStore
 from distredge.scenario import REQUESTER
@@ -188,3 +188,20 @@ def test_a_provider_that_cannot_compute_is_replaced(
     network.run_until(network.now + 20.0, lambda: len(requester.done) == FRAMES)
     check(stage, wanted)
     assert longest_pause(requester) <= PAUSE_S
+
+
+def test_a_provider_that_is_busy_for_ever_is_given_up(
+    graph: LayerGraph, store: ModelStore, wanted: list[np.ndarray]
+) -> None:
+    stage = network, providers, requester = begin(graph, store, 3)
+    requester.stream(random_images(graph, FRAMES), 2)
+    service = providers["p1"].service
+
+    def wedge() -> None:
+        service._compute.put = lambda *_: None  # type: ignore[method-assign]
+
+    network.at(network.now + 0.3, wedge)
+    network.run_until(network.now + 200.0, lambda: len(requester.done) == FRAMES)
+    check(stage, wanted)
+    assert STUCK_S <= longest_pause(requester) <= STUCK_S + READY_S + 2.0
+    assert requester.begun[-1].bound.plan.providers == ("p0", "p2")

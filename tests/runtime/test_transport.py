@@ -190,3 +190,19 @@ def test_a_limited_link_is_no_faster_than_its_rate(
     assert got == payload
     # A real link takes the last quantum's time itself.
     assert took >= (len(payload) - (0 if emulated else PACED_BYTES)) * 8 / 20e6
+
+
+@pytest.mark.parametrize("mbps", [1500.0, 4000.0])
+def test_a_paced_sender_never_falls_asleep(context: Context, mbps: float) -> None:
+    """As it did, once in hours, when the time until the next chunk had passed before it was waited for."""
+    inbox = Inbox(context, "127.0.0.1:0", None)
+    outbox = SocketOutbox(context, None, lambda peer: None)
+    outbox.open({"b": inbox.address}, Pace(uplink_mbps=mbps))
+    payload = memoryview(bytes(2 * PACED_BYTES))
+    for round_ in range(700):
+        outbox.put("b", CHUNK, payload)
+        outbox.put("b", CHUNK, payload)
+        for _ in range(4):
+            assert inbox.receive(3.0) is not None, f"nothing came in round {round_}"
+    outbox.close(patience_s=0.0)
+    inbox.close()
