@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -228,9 +228,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(any(o.lost or not o.in_order or o.pause_ms > AIM_PAUSE_MS for o in outcomes))
 
 
-if __name__ == "__main__":
+def exit_with(main: Callable[[], int]) -> NoReturn:
+    """Leave with what `main` returns; an error is one line."""
     try:
         sys.exit(main())
     except DistrEdgeError as problem:
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(problem.exit_code)
+
+
+if __name__ == "__main__":
+    exit_with(main)

@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from distredge.errors import DistrEdgeError
-from distredge.experiments.faults import FAULTS, even_plan, star_scenario
+from distredge.experiments.faults import FAULTS, even_plan, exit_with, star_scenario
 from distredge.model.graph import LayerGraph
 from distredge.model.load import load_model
 from distredge.resources import write_atomically
@@ -230,8 +229,4 @@ def print_line(text: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except DistrEdgeError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(problem.exit_code)
+    exit_with(main)

@@ -33,7 +33,8 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[st
         at = [f"--at={name}={launcher.addresses[name]}" for name in NAMES]
         yield [
             "run", str(tmp_path / "plan.json"), "--scenario", str(tmp_path / "lab.yaml"),
-            "--keys", str(tmp_path / "keys"), "--model", str(graph.path), "--images", "5", "--json", *at, "--at=spare=127.0.0.1:9",
+            "--keys", str(tmp_path / "keys"), "--model", str(graph.path),
+            "--images", "5", "--json", *at, "--at=spare=127.0.0.1:9",
         ]  # fmt: skip
 
 
