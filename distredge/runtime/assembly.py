@@ -99,10 +99,12 @@ class Assembly:
             with self._lock:
                 self._spare[boundary].append(arrays)
 
-    def waiting_frames(self) -> set[int]:
-        """Frames of which some rows are here and others are not."""
+    def clear(self) -> None:
+        """Forget all rows and arrays."""
         with self._lock:
-            return {frame for frame, _ in self._open}
+            self._open.clear()
+            for arrays in self._spare.values():
+                arrays.clear()
 
     def _check_order(self, key: tuple[int, int, int, Rows], offset: int, size: int, total: int) -> None:
         """Raise `MessageError` unless a chunk continues its block, in whole elements; note how far it is."""

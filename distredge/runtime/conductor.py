@@ -45,6 +45,9 @@ RETURN_S = 1.0
 
 MAX_RETURN_S = 60.0
 
+FORGIVEN_S = 20.0
+"""One that has been there for so long is taken in again as if it had never been lost before."""
+
 READY_S = 5.0
 """So long may a provider take to make ready for a plan while frames wait for it."""
 
@@ -135,9 +138,12 @@ class _Frame:
 
 @dataclass
 class _Absence:
+    """How often a provider was lost lately, when it is taken in again, when it was asked and when it answered last."""
+
     losses: int = 0
     back_s: float = 0.0
     invite_s: float = 0.0
+    returned_s: float = 0.0
 
 
 class Conductor:
@@ -304,7 +310,7 @@ class Conductor:
             if not pending.waiting:
                 self._activate(pending)
         elif self._has_begun and absence.invite_s:
-            absence.invite_s = 0.0
+            absence.invite_s, absence.returned_s = 0.0, self._clock()
             log.info("%s is there again", self.crew.title(name))
             self.pacemaker.forget(name)
             if self._current is None and self._pending is None:
@@ -354,7 +360,7 @@ class Conductor:
         log.warning("%s", problem)
         self._last_failure = problem
         absence, now = self._absences[name], self._clock()
-        absence.losses += 1
+        absence.losses = 1 if now - absence.returned_s > FORGIVEN_S else absence.losses + 1
         absence.back_s = now + min(MAX_RETURN_S, RETURN_S * 2.0 ** (absence.losses - 1))
         if any(name in workers(epoch.bound) for epoch in self._epochs.values()):
             self._replace(f"{name} is lost")

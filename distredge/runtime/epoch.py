@@ -64,6 +64,12 @@ class Epoch:
         self._engines = engines
         self.is_ready = True
 
+    def close(self) -> None:
+        """Let go of engines and rows, in the compute thread: what refers to this epoch may live on for long."""
+        self._engines = {}
+        self._made.clear()
+        self.assembly.clear()
+
     def guard(self, complaint: str, work: Callable[[], None]) -> None:
         """Do work of the compute thread; whatever goes wrong in an engine is the requester's to know."""
         if self.over:

@@ -96,7 +96,7 @@ class Session:
         self.oldest = max(self.oldest, oldest)
         over = [number for number in self._epochs if number < self.oldest]
         for number in over:
-            self._epochs.pop(number).over = True
+            self._close(self._epochs.pop(number))
         if over:
             live = [epoch.setup for epoch in self._epochs.values()]
             self._compute.put(partial(self._shelf.keep, live))
@@ -104,9 +104,13 @@ class Session:
     def end(self) -> None:
         """Free everything."""
         for epoch in self._epochs.values():
-            epoch.over = True
+            self._close(epoch)
         self._epochs.clear()
         self._compute.put(partial(self._shelf.keep, []))
+
+    def _close(self, epoch: Epoch) -> None:
+        epoch.over = True
+        self._compute.put(epoch.close)
 
     def add_rows(self, chunk: RowsChunk, payload: Buffer, received_s: float) -> None:
         """Take rows; raises `MessageError` if they fit nothing, those of an epoch that is over are ignored."""

@@ -62,6 +62,9 @@ RECONNECT_MS = 100
 HANDSHAKE_MS = 5000
 """Who connects and has not said who it is by then is cut off."""
 
+KEEPALIVE_S = 5
+"""A connection on which nothing came for so long is asked whether it is still there; after four times that it ends."""
+
 LOW_DELAY = 0x10
 """Type of service of heartbeats, and of what receivers acknowledge: it passes bulk data where a queue knows classes."""
 
@@ -114,6 +117,10 @@ class Inbox:
         self._socket.set(zmq.RCVHWM, INBOX_MESSAGES)
         self._socket.set(zmq.MAXMSGSIZE, max(MAX_HEADER_BYTES, MAX_PAYLOAD_BYTES))
         self._socket.set(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+        self._socket.set(zmq.TCP_KEEPALIVE, 1)  # a peer that is cut off does not close its connection
+        self._socket.set(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_S)
+        self._socket.set(zmq.TCP_KEEPALIVE_INTVL, KEEPALIVE_S)
+        self._socket.set(zmq.TCP_KEEPALIVE_CNT, 3)
         self._socket.set(zmq.TOS, LOW_DELAY)
         if keys:
             keys.secure_listener(self._socket)

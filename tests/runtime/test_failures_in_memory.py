@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -205,3 +207,22 @@ def test_a_provider_that_is_busy_for_ever_is_given_up(
     check(stage, wanted)
     assert STUCK_S <= longest_pause(requester) <= STUCK_S + READY_S + 2.0
     assert requester.begun[-1].bound.plan.providers == ("p0", "p2")
+
+
+def test_what_an_epoch_held_is_freed_with_it_at_once(graph: LayerGraph, store: ModelStore) -> None:
+    network, providers, requester = begin(graph, store, 3)
+    requester.stream(random_images(graph, FRAMES), 2)
+    network.run_until(network.now + 0.5)
+    session = providers["p0"].service.session
+    assert session is not None
+    assembly = session._epochs[1].assembly
+    held = [weakref.ref(array) for lists in assembly._spare.values() for arrays in lists for array in arrays]
+    assert held
+    gc.disable()  # cycles may live for hours in a process that makes few new objects
+    try:
+        network.kill("p1")
+        network.run_until(network.now + 60.0, lambda: len(requester.done) == FRAMES)
+        assert len(requester.begun) == 2
+        assert not [ref for ref in held if ref() is not None]
+    finally:
+        gc.enable()
