@@ -115,8 +115,9 @@ def soak(graph: LayerGraph, seconds: float, providers: int, seed: int, tell: Cal
 
 def _read(process: subprocess.Popen[str], found: Soak) -> None:
     assert process.stdout is not None
-    for line in process.stdout:
-        found.results.append(json.loads(line))
+    with process.stdout:
+        for line in process.stdout:
+            found.results.append(json.loads(line))
 
 
 def _harm(
