@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -380,7 +381,8 @@ def test_with_a_service_it_runs_as_its_own_user_and_a_second_deployment_replaces
     if subprocess.run([system, "-c", "import ensurepip, sys; assert sys.version_info >= (3, 10)"]).returncode:
         pytest.skip("needs a Python outside of home folders, with venv")
     monkeypatch.setenv("DISTREDGE_CACHE", str(tmp_path / "cache"))
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):  # so that another user gets through to it
+    above = [p for p in tmp_path.parents if Path(tempfile.gettempdir()) in p.parents]
+    for folder in (tmp_path, *above):  # so that another user gets through to it, with pytest-xdist as well
         folder.chmod(folder.stat().st_mode | 0o011)
     systemctl = tmp_path / "standins" / "systemctl"
     systemctl.parent.mkdir()
