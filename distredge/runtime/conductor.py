@@ -28,6 +28,7 @@ from distredge.runtime.message import (
     Report,
     ResultChunk,
     RowsChunk,
+    Send,
     Setup,
     Wire,
     pack,
@@ -120,6 +121,7 @@ class _Epoch:
     number: int
     bound: BoundPlan
     results: Results
+    sends: tuple[Send, ...]
     setups: Mapping[str, Setup]
     waiting: set[str]
     reason: str
@@ -287,7 +289,7 @@ class Conductor:
         setups = self._brief(bound, number, oldest)
         waiting = {name for name, setup in setups.items() if setup.stages}
         self._pending = self._epochs[number] = _Epoch(
-            number, bound, results, setups, waiting, reason, self._clock(), self._clock()
+            number, bound, results, image_rows(bound), setups, waiting, reason, self._clock(), self._clock()
         )
         self._outbox.renew(oldest)
         log.info("a plan is made ready for: %s", reason, extra={"epoch": number})
@@ -397,7 +399,7 @@ class Conductor:
         epoch.frames.add(number)
         rows = frame.image.reshape(1, *epoch.bound.graph.image)
         parcels: list[Parcel] = []
-        for send in image_rows(epoch.bound):
+        for send in epoch.sends:
             data, scale = pack(rows[:, :, send.rows[0] : send.rows[1]], self._wire)
             chunk = RowsChunk(
                 self._session, REQUESTER, epoch.number, number, send.boundary, send.layer, send.rows, 0, scale
