@@ -88,7 +88,8 @@ def test_what_does_not_fit_is_not_resumed(tmp_path: Path) -> None:
 
 
 def test_a_short_training_beats_the_proportional_plans_on_clusters_and_a_model_never_seen(tmp_path: Path) -> None:
-    longer = TINY.model_copy(update={"steps": 40, "clusters": 6, "judge_every": 1000, "learning_rate": 3e-3})
+    """A search of a second a case gains 0.42; untrained, the policy gains 0.016."""
+    longer = TINY.model_copy(update={"steps": 100, "clusters": 6, "judge_every": 1000, "learning_rate": 3e-3})
     longer = longer.model_copy(update={"network": Network(width=32, heads=2, hidden=64, blocks=1)})
     policy, grounds = train_general(longer, 0, tmp_path / "policy.safetensors"), Grounds()
     gains = []
@@ -96,7 +97,7 @@ def test_a_short_training_beats_the_proportional_plans_on_clusters_and_a_model_n
         simulator = case.simulator(grounds)
         proportional = simulator.evaluate(starts(simulator)).min()
         gains.append(np.log(proportional / simulator.evaluate(policy.improve(simulator)).min()))
-    assert np.mean(gains) > 0.05
+    assert np.mean(gains) > 0.14
 
 
 def test_the_judge_is_fair(tmp_path: Path) -> None:
