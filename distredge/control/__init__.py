@@ -1,0 +1,1 @@
+"""What devices and requesters say to the service controller over HTTP."""

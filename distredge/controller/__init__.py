@@ -1,0 +1,1 @@
+"""The service controller: knows the devices, serves split decisions, follows drift."""
