@@ -5,6 +5,7 @@ Times `*_s` are Unix seconds, latencies milliseconds, rates Mbit/s.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
@@ -33,6 +34,11 @@ Role: TypeAlias = Literal["device", "operator", "reader"]
 """A device registers, opens streams and tells; an operator may do everything; a reader only looks."""
 
 Health: TypeAlias = Literal["up", "late", "down"]
+
+
+def plan_sha256(plan: Plan) -> str:
+    """By which a plan is known: of its JSON without spaces."""
+    return hashlib.sha256(plan.model_dump_json().encode()).hexdigest()
 
 
 # Devices.
