@@ -49,6 +49,9 @@ def _parser() -> ArgumentParser:
     add("--listen", metavar="HOST:PORT", default="127.0.0.1:5701", help=where)
     add("--keys", type=Path, metavar="DIR", help="folder with its key pair and the public keys of those it trusts")
     add("--memory-mb", type=_megabytes, metavar="MB", help="it refuses a plan with which it would take more")
+    add("--controller", metavar="URL", help="tell the controller there that it is here")
+    add("--token", type=Path, metavar="FILE", help="file with a token of the role `device` for the controller")
+    add("--ca", type=Path, metavar="FILE", help="certificates by which the controller is known, besides the system's")
     add("--log-level", choices=get_args(Level), default="info", help="from which level up it logs, on stderr")
     add("--log-format", choices=get_args(Form), default="text", help="plain lines, or a JSON object a line")
     add("--json", action="store_true", help="print where it listens as a JSON document")
@@ -69,6 +72,7 @@ def _serve(arguments: list[str]) -> int:
         options = _parser().parse_args(arguments)
     except SystemExit:  # after --help
         return 0
+    from distredge.control.client import Api
     from distredge.runtime.provider import serve_provider  # which --help does not need
 
     start_logging(options.log_level, options.log_format)
@@ -79,6 +83,7 @@ def _serve(arguments: list[str]) -> int:
         lambda address: print(_announcement(options, address), flush=True),
         options.until_stdin_closes,
         options.memory_mb,
+        Api(options.controller, options.token, options.ca) if options.controller else None,
     )
     return 0
 

@@ -6,10 +6,10 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,6 +24,10 @@ from distredge.runtime.run import WIRES, RunOptions, RunReport, run_here, run_pl
 from distredge.scenario import NODE_NAME, REQUESTER, Scenario, load_scenario
 from distredge.simulate import timeline
 from distredge.simulate.memory import check_memory
+
+if TYPE_CHECKING:
+    from distredge.runtime.policy import Policy
+    from distredge.runtime.requester import Requester
 
 COMPUTED = "FP32"
 """In which providers compute: ONNX Runtime on a processor."""
@@ -99,6 +103,31 @@ def run(
         bool,
         typer.Option("--hold", help="Hold each split-part for its profiled time, compute nothing; the links are real."),
     ] = False,
+    keep_plan: Annotated[
+        bool,
+        typer.Option("--keep-plan", help="Change it only when a provider is lost; send as fast as the scenario says."),
+    ] = False,
+    policy: Annotated[
+        Path | None,
+        typer.Option("--policy", metavar="AGENT", help="A file of `distredge pretrain`: it decides as links change."),
+    ] = None,
+    controller: Annotated[
+        str | None, typer.Option("--controller", metavar="URL", help="Tell a controller there, and do what it orders.")
+    ] = None,
+    token: Annotated[
+        Path | None, typer.Option("--token", metavar="FILE", help="Holds a token of the role `device` for it.")
+    ] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option("--ca", metavar="FILE", help="Certificates by which it is known, besides the system's."),
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="What this requester is called there.")] = REQUESTER,
+    deadline_ms: Annotated[
+        float | None, typer.Option("--deadline-ms", min=0.1, help="Images that take longer are counted there.")
+    ] = None,
+    log_format: Annotated[
+        Literal["text", "json"], typer.Option("--log-format", help="Plain lines, or a JSON object a line, on stderr.")
+    ] = "text",
     trace: TraceOption = None,
     frames: Annotated[
         Path | None,
@@ -110,23 +139,31 @@ def run(
     as_json: JsonFlag = False,
     seed: Seed = 0,
 ) -> None:
-    """Run a plan on providers that are already there; it goes on when some of them fail.
+    """Run a plan on providers that are already there; it goes on when some of them fail, or links change.
 
-    Nobody sends faster than the scenario says that links are. Providers of the scenario that have no part in the plan
-    step in when others are lost, if their addresses are known.
+    Links are taken to be as the scenario says until the stream shows otherwise. Providers of the scenario that have no
+    part in the plan step in when others are lost, if their addresses are known.
 
     Example: distredge run plan.json --at xavier-0=192.168.1.20:5701 --at nano-0=192.168.1.21:5701 --keys keys --verify
     """
+    from distredge.logs import start_logging
     from distredge.runtime.images import load_images
     from distredge.runtime.keys import Keys
 
+    if keep_plan and (policy or controller):
+        raise InputError("--keep-plan leaves nothing to a policy or a controller: leave one of them out")
+    if log_format == "json":
+        start_logging("info", log_format)
     bound, chosen = _bound(plan_file, scenario, model)
     addresses = {p.name: p.address for p in chosen.providers if p.address} | dict(
         _address(item, chosen.provider_names) for item in at or []
     )
     options = RunOptions(
-        inflight=inflight, verify=verify, wire=wire, threads=threads, hold=hold, paced=True, trace=trace
-    )
+        inflight=inflight, verify=verify, wire=wire, threads=threads, hold=hold, paced=True, trace=trace,
+        follow=not keep_plan, deadline_ms=deadline_ms, shown=controller is not None,
+    )  # fmt: skip
+    decider = _policy(policy, bound, chosen) if policy else None
+    controlled = _controlled(controller, token, ca, name, chosen, policy)
     shown = load_images(_image_source(images), bound.graph)
     with progress_bar("running") as progress, frame_file(frames) as note:
 
@@ -136,7 +173,7 @@ def run(
 
         report = run_plan(
             bound, chosen, addresses, shown, options, keys=Keys.load(keys, REQUESTER) if keys else None, listen=listen,
-            progress=tell,
+            policy=decider, controlled=controlled, progress=tell,
         )  # fmt: skip
     _finish(as_json, bound, report_data(bound, chosen, report, options))
     _warn_of_precision(bound, chosen)
@@ -254,6 +291,31 @@ def report_data(bound: BoundPlan, scenario: Scenario, report: RunReport, options
         data["predicted_ms"] = predicted
         data["prediction_error"] = (predicted - report.latency_ms.p50) / report.latency_ms.p50
     return data
+
+
+def _policy(path: Path, bound: BoundPlan, scenario: Scenario) -> Policy:
+    from distredge.agents.moving.file import load_agent
+    from distredge.runtime.policy import Policy
+
+    return Policy(load_agent(path), bound.graph, scenario)
+
+
+def _controlled(
+    url: str | None, token: Path | None, ca: Path | None, name: str, scenario: Scenario, policy: Path | None
+) -> Callable[[Requester], AbstractContextManager[object]]:
+    """What ties a stream to a controller, if there is one."""
+    if url is None:
+        if token or ca:
+            raise InputError("--token and --ca are for a controller: say where it is with --controller")
+        return lambda requester: nullcontext()
+    if not re.fullmatch(NODE_NAME, name):
+        raise InputError(f"'{name}' cannot name a requester: use letters, digits, '.', '_' and '-'")
+    from distredge.control.client import Api
+    from distredge.runtime.controlled import Controlled, upload_policy
+
+    api = Api(url, token, ca)
+    sha256 = upload_policy(api, policy) if policy else None
+    return lambda requester: Controlled(api, requester, name, scenario, sha256)
 
 
 def _bound(plan_file: Path, scenario: str | None, model: str | None) -> tuple[BoundPlan, Scenario]:

@@ -122,13 +122,15 @@ def outcome(bed: Testbed, bound: BoundPlan, fault: Fault, moment: float, images:
 class Stream:
     """A `distredge run` on a test-bed whose results can be followed. `lines` are those noted so far."""
 
-    def __init__(self, bed: Testbed, bound: BoundPlan, images: int, options: Sequence[str] = ("--verify",)) -> None:
+    def __init__(
+        self, bed: Testbed, bound: BoundPlan, images: int, options: Sequence[str] = ("--verify",), inflight: int = 2
+    ) -> None:
         plan_file, self._frames = bed.folder / "faults.json", bed.folder / "frames.jsonl"
         self._frames.unlink(missing_ok=True)
         bound.plan.save(plan_file)
         command = bed.run_command(
             plan_file,
-            ["--json", "--images", str(images), "--frames", str(self._frames), "--inflight", "2",
+            ["--json", "--images", str(images), "--frames", str(self._frames), "--inflight", str(inflight),
              "--model", str(bound.graph.path), *options],
         )  # fmt: skip
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -70,7 +70,7 @@ def measure(
 
     With `hold` the providers stand in for the scenario's boards, else they compute. Raises `RunError` if a run fails.
     """
-    options = ["--images", str(images), "--model", model, *(["--hold"] if hold else [])]
+    options = ["--keep-plan", "--images", str(images), "--model", model, *(["--hold"] if hold else [])]
     for candidate in candidates:
         file = bed.folder / "plan.json"
         candidate.plan.save(file)

@@ -34,8 +34,8 @@ from distredge.runtime.message import (
     pack,
 )
 from distredge.runtime.outbox import Outbox, Parcel
-from distredge.runtime.pacemaker import Pacemaker
 from distredge.runtime.results import Outputs, Results
+from distredge.runtime.watch import Situation, Watch
 from distredge.scenario import REQUESTER
 
 INVITE_S = 0.5
@@ -75,14 +75,6 @@ BETTER = "a better plan"
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Situation:
-    """What a plan has to cope with: who is there, and how many times as long as expected each takes to compute."""
-
-    present: tuple[str, ...]
-    slowdown: Mapping[str, float]
-
-
 Replan: TypeAlias = Callable[[Situation], BoundPlan]
 """A plan for a situation, at once."""
 
@@ -110,6 +102,19 @@ class EpochBegun:
     reason: str
     at_s: float
     first_frame: int
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A plan that may be better, why, and what each stage should take under it (ms, by provider and boundary).
+
+    It is for a `situation`, or for any in which all are there who have a part in it.
+    """
+
+    bound: BoundPlan
+    expected_ms: Mapping[tuple[str, int], float]
+    reason: str = BETTER
+    situation: Situation | None = None
 
 
 Told: TypeAlias = FrameDone | EpochBegun | Report | DistrEdgeError
@@ -151,10 +156,10 @@ class _Absence:
 class Conductor:
     """See the module. `tell` is called with everything that happened, results in the order of their frames.
 
-    `brief` makes what providers are told, `replan` a plan for a situation; `situation_changed` is told of every
-    situation that a better plan than the one in force may be looked for, which `offer` brings. `where` is the address
-    at which providers answer. A first plan that its providers cannot begin is told as an error, later ones are
-    replaced.
+    `brief` makes what providers are told, `replan` a plan for a situation, which `watch` knows but for who is there;
+    `situation_changed` is told of every situation that a better plan than the one in force may be looked for, which
+    `offer` brings. `where` is the address at which providers answer. A first plan that its providers cannot begin is
+    told as an error, later ones are replaced.
     """
 
     def __init__(
@@ -166,12 +171,13 @@ class Conductor:
         wire: Wire,
         brief: Brief,
         replan: Replan,
+        watch: Watch,
         tell: Callable[[Told], None],
         clock: Callable[[], float],
         situation_changed: Callable[[Situation], None] = lambda situation: None,
     ) -> None:
-        self.crew = Crew(session, addresses, outbox, clock, self._ready, self._gone)
-        self.pacemaker = Pacemaker(clock)
+        self.crew = Crew(session, addresses, outbox, clock, self._ready, self._gone, watch.pace_mbps)
+        self._watch = watch
         self._session, self._where, self._outbox, self._wire = session, where, outbox, wire
         self._brief, self._replan, self._tell, self._clock = brief, replan, tell, clock
         self._situation_changed = situation_changed
@@ -226,7 +232,7 @@ class Conductor:
         elif isinstance(message, Heartbeat):
             if message.is_active:
                 self._active_s = self._clock()
-            self.pacemaker.took(message.sender, message.work)
+            self._watch.heard(message)
         elif isinstance(message, Report):
             self._tell(message)
 
@@ -245,25 +251,29 @@ class Conductor:
                 self._stranded_s = math.inf
                 problem = self._last_failure or ProviderLostError("no provider is left")
                 self._tell(RunError(f"{problem}; no provider is left that could go on"))
-            if self.pacemaker.changed():
+            if self._watch.changed():
                 self._look_for_better()
 
-    def offer(self, situation: Situation, bound: BoundPlan, expected_ms: Mapping[tuple[str, int], float]) -> None:
-        """A plan that is better for a situation; it is taken if the situation is still that and no other one waits."""
-        if situation == self.situation() and self._pending is None and self._current is not None:
+    def offer(self, offered: Offer) -> int | None:
+        """A better plan; it is taken if it fits the situation and no other one waits. The number of its epoch, if so.
+
+        That is the one in force if it is the plan in force.
+        """
+        situation = self.situation()
+        fits = offered.situation == situation if offered.situation else workers(offered.bound) <= {*situation.present}
+        if not fits or self._pending is not None or self._current is None:
+            return None
+        if offered.situation:
             self._settled = situation
-            if bound.plan.volumes == self._current.bound.plan.volumes and (
-                bound.plan.providers == self._current.bound.plan.providers
-            ):
-                self.pacemaker.expect(self._current.number, expected_ms)
-                return
-            self._prepare(bound, BETTER, urgent=False)
-            self.pacemaker.expect(self._number, expected_ms)
+        if not same(offered.bound, self._current.bound):
+            self._prepare(offered.bound, offered.reason, urgent=False)
+        number = self._current.number if self._pending is None else self._number
+        self._watch.pacemaker.expect(number, offered.expected_ms)
+        return number
 
     def situation(self) -> Situation:
         """As it is now."""
-        present = self.crew.present()
-        return Situation(present, {name: s for name in present if (s := self.pacemaker.slowdown(name)) != 1.0})
+        return self._watch.situation(self.crew.present())
 
     @property
     def oldest(self) -> int:
@@ -314,7 +324,7 @@ class Conductor:
         elif self._has_begun and absence.invite_s:
             absence.invite_s, absence.returned_s = 0.0, self._clock()
             log.info("%s is there again", self.crew.title(name))
-            self.pacemaker.forget(name)
+            self._watch.pacemaker.forget(name)
             if self._current is None and self._pending is None:
                 self._replace(f"{name} is there")
             else:
@@ -466,3 +476,9 @@ def workers(bound: BoundPlan) -> set[str]:
     volumes = range(len(bound.volumes))
     names = {n for i, n in enumerate(bound.plan.providers) if any(bound.part(v, i) for v in volumes)}
     return names | ({bound.plan.head_provider} if bound.graph.head.nodes else set())
+
+
+def same(a: BoundPlan, b: BoundPlan) -> bool:
+    """Whether two plans have the same done by the same."""
+    first, second = a.plan, b.plan
+    return first.volumes == second.volumes and first.providers == second.providers

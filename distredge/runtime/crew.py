@@ -67,7 +67,7 @@ class Crew:
     """The providers of a session by name.
 
     `on_gone` is told of one that is not there, or not any more, and why; `on_ready` of one whose engines for an epoch
-    are built. Neither may call back for another provider's sake.
+    are built. Neither may call back for another provider's sake. `pace_mbps` says how fast each may send.
     """
 
     def __init__(
@@ -78,10 +78,11 @@ class Crew:
         clock: Callable[[], float],
         on_ready: Callable[[str, int], None],
         on_gone: Callable[[str, DistrEdgeError], None],
+        pace_mbps: Callable[[str], float | None] = lambda name: None,
     ) -> None:
         self.members = {name: Member() for name in addresses}
         self._session, self._addresses, self._outbox, self._clock = session, addresses, outbox, clock
-        self._on_ready, self._on_gone = on_ready, on_gone
+        self._on_ready, self._on_gone, self._pace_mbps = on_ready, on_gone, pace_mbps
         self._pulse_due_s = 0.0
         self._looked_s = clock()
 
@@ -176,7 +177,7 @@ class Crew:
             self._pulse_due_s = now + BEAT_S
             for name, member in self.members.items():
                 present = member.presence is not Presence.ABSENT
-                if present and not self._outbox.beat(name, Pulse(self._session, oldest, now)):
+                if present and not self._outbox.beat(name, Pulse(self._session, oldest, now, self._pace_mbps(name))):
                     self.suspect(name)  # whose process has ended, or who is being connected anew
         for name, member in self.members.items():
             if member.presence is Presence.ASKED and member.is_busy and now >= member.ask_again_s:

@@ -7,7 +7,7 @@ from collections import deque
 import numpy as np
 
 from distredge.profiles.network import PACE, wire_mbps
-from distredge.runtime.message import Observed, ResultChunk, RowsChunk
+from distredge.runtime.message import MAX_TRANSFERS, Observed, ResultChunk, RowsChunk, Transfer
 
 WINDOW = 64
 """Transfers that an estimate rests on: the last ones."""
@@ -70,6 +70,7 @@ class Arrivals:
     def __init__(self, shaped: bool = False) -> None:
         self._pace = PACE if shaped else 1.0
         self._links: dict[str, LinkEstimate] = {}
+        self._fresh: deque[Transfer] = deque(maxlen=MAX_TRANSFERS)
         self._block: tuple[str, int] = ("", -1)
         self._first_s = self._last_s = 0.0
         self._bytes, self._next = 0, -1
@@ -91,9 +92,18 @@ class Arrivals:
         found = (link.observed(sender) for sender, link in self._links.items())
         return tuple(observed for observed in found if observed)
 
+    def take_transfers(self) -> tuple[Transfer, ...]:
+        """The newest transfers since the last time this was asked."""
+        found = tuple(self._fresh)
+        self._fresh.clear()
+        return found
+
     def _end(self) -> None:
         """What came without a gap is a transfer."""
         if self._bytes and (self._block[0] in self._links or len(self._links) < MAX_SENDERS):
             link = self._links.setdefault(self._block[0], LinkEstimate(self._pace))
-            link.add(self._bytes, (self._last_s - self._first_s) * 1000.0)
+            ms = (self._last_s - self._first_s) * 1000.0
+            link.add(self._bytes, ms)
+            if ms > 0.0:
+                self._fresh.append(Transfer(self._block[0], self._bytes, ms))
         self._bytes, self._block = 0, ("", -1)

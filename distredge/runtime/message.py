@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from distredge.runtime.tracing import Spans
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Version of the messages; both ends must speak the same."""
 
 MAX_HEADER_BYTES = 1024 * 1024
@@ -27,6 +27,9 @@ MAX_PROBE_BYTES = 16 * 1024 * 1024
 """Of one transfer by which a link is measured."""
 
 MAX_HOPS = 3
+
+MAX_TRANSFERS = 64
+"""That a heartbeat tells of."""
 
 MAX_NODES = 256
 
@@ -114,6 +117,14 @@ class Observed(msgspec.Struct, frozen=True, array_like=True):
     mbps: Annotated[float, Meta(gt=0, le=1e9)]
     fixed_ms: Ms
     samples: Count
+
+
+class Transfer(msgspec.Struct, frozen=True, array_like=True):
+    """Payload bytes that came over a link from another node without a pause, and how long they took."""
+
+    sender: str
+    payload_bytes: Count
+    ms: Ms
 
 
 class Hop(msgspec.Struct, frozen=True, array_like=True):
@@ -243,17 +254,22 @@ class Probe(_Message, frozen=True):
 
 
 class Pulse(_Message, frozen=True):
-    """Requester to provider: still there, at `sent_s` by its own clock; epochs older than `oldest` are over."""
+    """Requester to provider: still there, at `sent_s` by its own clock; epochs older than `oldest` are over.
+
+    `pace_mbps` is the rate that the provider does not exceed from now on, where there is a limit.
+    """
 
     oldest: Count
     sent_s: Seconds
+    pace_mbps: Annotated[float, Meta(ge=1e-3, le=1e9)] | None = None
 
 
 class Heartbeat(_Message, frozen=True):
     """Provider to requester: still there.
 
     With it comes whether it has received, computed or sent anything since its last heartbeat, what it sees of the links
-    by which rows come to it, what it has computed meanwhile, and the answer to the last pulse.
+    by which rows come to it, what it has computed meanwhile, the answer to the last pulse, and the newest of the
+    transfers that came meanwhile.
     """
 
     sender: str
@@ -261,6 +277,7 @@ class Heartbeat(_Message, frozen=True):
     links: tuple[Observed, ...] = ()
     work: tuple[Stint, ...] = ()
     stamps: Stamps | None = None
+    transfers: Annotated[tuple[Transfer, ...], Meta(max_length=MAX_TRANSFERS)] = ()
 
 
 class Noted(_Message, frozen=True):

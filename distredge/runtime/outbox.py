@@ -51,6 +51,10 @@ class Outbox(ABC):
         """
 
     @abstractmethod
+    def keep_pace(self, pace: Pace) -> None:
+        """Send at another pace from now on; what is queued leaves in its turn."""
+
+    @abstractmethod
     def renew(self, oldest: int) -> None:
         """A new epoch: who was lost may be there again; payload of epochs older than `oldest` is thrown away."""
 

@@ -14,6 +14,7 @@ from threading import Event, Thread
 
 import zmq
 
+from distredge.control.client import Api
 from distredge.errors import InputError
 from distredge.plans.nodes import REQUESTER
 from distredge.runtime.compute import Compute, Worker
@@ -40,6 +41,7 @@ from distredge.runtime.message import (
     Unreachable,
 )
 from distredge.runtime.outbox import Outbox, Pace
+from distredge.runtime.registration import Registration
 from distredge.runtime.sender import SocketOutbox
 from distredge.runtime.session import Session
 from distredge.runtime.store import ModelDownload, ModelStore
@@ -116,6 +118,7 @@ class Service:
                 session.arrivals.observed(),
                 session.take_stints(),
                 stamps,
+                session.arrivals.take_transfers(),
             ),
         )
         self._pulse = None
@@ -149,6 +152,7 @@ class Service:
             session.add_rows(message, payload, received_s)
         elif isinstance(message, Pulse):
             self._pulse = message.sent_s, received_s
+            session.keep_pace(message.pace_mbps)
             session.retire(message.oldest)
         elif isinstance(message, Probe):
             session.add_probe(message, payload)
@@ -262,6 +266,11 @@ class Provider:
             bytes_in=lambda: self._inbox.bytes_in,
         )
 
+    @property
+    def is_serving(self) -> bool:
+        """Whether a requester's session is under way."""
+        return self._service.session is not None
+
     def serve(self, stop: Event) -> None:
         """Receive, and keep the other two threads busy, until `stop` is set; then free everything."""
         self._worker.start()
@@ -316,11 +325,12 @@ def serve_provider(
     announce: Callable[[str], None],
     until_stdin_closes: bool = False,
     memory_mb: float | None = None,
+    controller: Api | None = None,
 ) -> None:
     """Run a provider in this process until it is interrupted or terminated, or its standard input closes if asked.
 
-    `memory_mb` is as for `Provider`. `announce` is called with the address once it listens. Raises `InputError` if it
-    cannot.
+    `memory_mb` is as for `Provider`. `announce` is called with the address once it listens; a `controller` is told that
+    it does. Raises `InputError` if it cannot.
     """
     provider = Provider(name, listen, Keys.load(keys_folder, name) if keys_folder else None, memory_mb=memory_mb)
     sys.setswitchinterval(_SWITCH_S)
@@ -330,7 +340,14 @@ def serve_provider(
     if until_stdin_closes:
         Thread(target=_await_end_of_input, args=(stop,), name="parent", daemon=True).start()
     announce(provider.address)
+    registration = controller and Registration(
+        controller, name, provider.address, memory_mb, lambda: provider.is_serving, lambda: free_mb(memory_mb)
+    )
+    if registration:
+        registration.start()
     provider.serve(stop)
+    if registration:
+        registration.stop()
 
 
 def _await_end_of_input(stop: Event) -> None:

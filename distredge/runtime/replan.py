@@ -17,7 +17,8 @@ import numpy as np
 from distredge.errors import PlanError
 from distredge.plans.plan import BoundPlan, Plan, VolumePlan
 from distredge.plans.scheme import PartitionScheme
-from distredge.runtime.conductor import Situation, workers
+from distredge.runtime.conductor import BETTER, workers
+from distredge.runtime.watch import Situation
 from distredge.scenario import Scenario
 from distredge.simulate.costs import VolumeCosts
 from distredge.simulate.memory import check_memory
@@ -70,12 +71,23 @@ def _bound(first: BoundPlan, order: Sequence[str], volumes: Sequence[VolumePlan]
 
 @dataclass(frozen=True)
 class Better:
-    """A plan for a situation, what it is predicted to take, and what each stage should (by provider and boundary)."""
+    """A plan for a situation, what it is predicted to take, and what each stage should (by provider and boundary).
+
+    `current_ms` is predicted of the plan in force; infinite if it cannot go on.
+    """
 
     situation: Situation
     bound: BoundPlan
     latency_ms: float
     expected_ms: Mapping[tuple[str, int], float]
+    current_ms: float = math.inf
+
+    @property
+    def reason(self) -> str:
+        """In a line."""
+        if math.isinf(self.current_ms):
+            return f"{BETTER}: {self.latency_ms:.1f} ms are predicted"
+        return f"{BETTER}: {self.latency_ms:.1f} ms are predicted, {self.current_ms:.1f} ms with the one in force"
 
 
 class Improver:
@@ -85,34 +97,37 @@ class Improver:
     """
 
     def __init__(self, first: BoundPlan, scenario: Scenario) -> None:
-        self.graph = first.graph
+        self.graph, self.names = first.graph, scenario.provider_names
         self._first, self._scenario = first, scenario
 
     def expected(self, bound: BoundPlan) -> Mapping[tuple[str, int], float]:
         """What each stage of a plan should take (ms), by provider and boundary, if all is as the scenario says."""
         return {(work.provider, work.volume): work.compute_ms for work in trace(bound, self._scenario).work}
 
-    def better(self, situation: Situation, current: BoundPlan | None = None) -> Better:
-        """The best plan found, or the `current` one if it is hardly worse."""
+    def better(
+        self, situation: Situation, current: BoundPlan | None = None, proposed: BoundPlan | None = None
+    ) -> Better:
+        """The best plan found, or the `current` one if it is hardly worse; a `proposed` one is tried as well."""
         slowed = self._under(situation)
         costs = VolumeCosts(self._first.graph, slowed.profiles)
-        simple = redistributed(self._first, situation)
-        plans = [simple, self._annealed(simple, slowed, costs)]
-        if current is not None and {*workers(current)} <= {*situation.present}:
-            plans.append(current)
+        there = [plan for plan in (current, proposed) if plan and workers(plan) <= {*situation.present}]
+        begun = [*there, redistributed(self._first, situation)]
+        plans = [*begun, *(self._annealed(plan, slowed, costs) for plan in begun)]
         latencies = [self._latency_ms(bound, slowed, costs) for bound in plans]
-        best = int(np.argmin(latencies))
-        if plans[-1] is current and latencies[-1] <= (1.0 + GAIN) * latencies[best]:
-            best = -1
-        return Better(situation, plans[best], latencies[best], self.expected(plans[best]))
+        best, current_ms = int(np.argmin(latencies)), math.inf
+        if current is not None and plans[0] is current:
+            current_ms = latencies[0]
+            best = 0 if current_ms <= (1.0 + GAIN) * latencies[best] else best
+        return Better(situation, plans[best], latencies[best], self.expected(plans[best]), current_ms)
 
     def _under(self, situation: Situation) -> Scenario:
-        """The scenario with its providers as slow as they are."""
+        """The scenario with its providers and their links as slow as they are."""
         from distredge.simulate.conditions import Conditions
 
-        names = self._scenario.provider_names
+        names, usual = self._scenario.provider_names, Conditions.of(self._scenario)
         slowdown = np.array([situation.slowdown.get(name, 1.0) for name in names])
-        return replace(Conditions.of(self._scenario), slowdown=slowdown).applied(self._scenario)
+        mbps = np.array([situation.mbps.get(name, rate) for name, rate in zip(names, usual.mbps, strict=True)])
+        return replace(usual, slowdown=slowdown, mbps=mbps).applied(self._scenario)
 
     def _annealed(self, simple: BoundPlan, slowed: Scenario, costs: VolumeCosts) -> BoundPlan:
         """A plan for the same providers in the same order, with better cuts."""
@@ -150,13 +165,18 @@ class Improvement:
         self._lock = Lock()
         self._pool: ProcessPoolExecutor | None = None
         self._running = False
-        self._next: tuple[Situation, Plan | None] | None = None
+        self._next: tuple[Situation, Plan | None, Plan | None] | None = None
 
-    def look(self, situation: Situation, current: BoundPlan | None) -> None:
-        """Look for a plan that is better than the current one in a situation."""
+    def look(self, situation: Situation, current: BoundPlan | None, proposed: BoundPlan | None = None) -> None:
+        """Look for a plan that is better than the current one in a situation; a `proposed` one may be."""
         with self._lock:
-            self._next = situation, current.plan if current else None
+            self._next = situation, current.plan if current else None, proposed.plan if proposed else None
             self._submit()
+
+    def warm_up(self) -> None:
+        """Start the process now: then the first plan is found as soon as the others."""
+        with self._lock:
+            self._open().submit(_look_at_all)
 
     def stop(self) -> None:
         """End the process, whatever it is doing."""
@@ -171,11 +191,15 @@ class Improvement:
     def _submit(self) -> None:
         if self._running or self._next is None:
             return
+        pool = self._open()
+        self._running, (situation, *plans), self._next = True, self._next, None
+        pool.submit(_look, situation, *plans).add_done_callback(partial(self._done, situation))
+
+    def _open(self) -> ProcessPoolExecutor:
         if self._pool is None:
             context = get_context("spawn")
             self._pool = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(self._improver,))
-        self._running, (situation, plan), self._next = True, self._next, None
-        self._pool.submit(_look, situation, plan).add_done_callback(partial(self._done, situation))
+        return self._pool
 
     def _done(self, situation: Situation, future: Future[_Found]) -> None:
         """Called by a thread of the pool."""
@@ -185,15 +209,16 @@ class Improvement:
             if problem := future.exception():
                 log.warning("no better plan can be looked for: %s", problem)
             else:
-                plan, latency_ms, expected_ms = future.result()
-                self._found(Better(situation, plan.bind(self._improver.graph), latency_ms, expected_ms))
+                plan, latency_ms, expected_ms, current_ms = future.result()
+                bound = plan.bind(self._improver.graph)
+                self._found(Better(situation, bound, latency_ms, expected_ms, current_ms))
         with self._lock:
             if self._pool is not None:
                 self._running = False
                 self._submit()
 
 
-_Found = tuple[Plan, float, Mapping[tuple[str, int], float]]
+_Found = tuple[Plan, float, Mapping[tuple[str, int], float], float]
 
 _improver: Improver | None = None
 """Of the process that looks for plans."""
@@ -205,7 +230,14 @@ def _begin(improver: Improver) -> None:
     _improver = improver
 
 
-def _look(situation: Situation, plan: Plan | None) -> _Found:
+def _look(situation: Situation, *plans: Plan | None) -> _Found:
     assert _improver is not None
-    found = _improver.better(situation, plan.bind(_improver.graph) if plan else None)
-    return found.bound.plan, found.latency_ms, found.expected_ms
+    graph = _improver.graph
+    found = _improver.better(situation, *(plan.bind(graph) if plan else None for plan in plans))
+    return found.bound.plan, found.latency_ms, found.expected_ms, found.current_ms
+
+
+def _look_at_all() -> None:
+    """Have everything loaded and compiled that looking for a plan needs."""
+    assert _improver is not None
+    _improver.better(Situation(_improver.names, {}))

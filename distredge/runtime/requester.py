@@ -11,16 +11,20 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from distredge.control.schema import FrameSpans, Orders, Telemetry
 from distredge.engine.base import FloatRows
 from distredge.engine.emulated import sleep_until
 from distredge.errors import InputError
-from distredge.plans.plan import BoundPlan
+from distredge.plans.plan import BoundPlan, Plan
+from distredge.runtime.account import frame_spans
 from distredge.runtime.assembly import MAX_IN_FLIGHT
 from distredge.runtime.assignment import assignments
 from distredge.runtime.client import Client
-from distredge.runtime.conductor import Conductor, EpochBegun, FrameDone, Situation
+from distredge.runtime.conductor import Conductor, EpochBegun, FrameDone, workers
+from distredge.runtime.helm import Helm
 from distredge.runtime.keys import Keys
 from distredge.runtime.link_estimate import Arrivals
+from distredge.runtime.link_rates import LinkRates
 from distredge.runtime.message import (
     ELEMENT_BYTES,
     PROTOCOL,
@@ -33,6 +37,7 @@ from distredge.runtime.message import (
     NeedModel,
     Noted,
     Observed,
+    Probe,
     Report,
     ResultChunk,
     RowsChunk,
@@ -41,13 +46,22 @@ from distredge.runtime.message import (
     Wire,
 )
 from distredge.runtime.outbox import Pace
-from distredge.runtime.replan import Better, Improvement, Improver, redistributed
+from distredge.runtime.policy import Policy
+from distredge.runtime.replan import Better, Improver, redistributed
+from distredge.runtime.sounding import Sounding
 from distredge.runtime.store import ModelStore, described
 from distredge.runtime.trace_file import Trace
 from distredge.runtime.trace_gathering import Gathering
 from distredge.runtime.tracing import RESULT
+from distredge.runtime.watch import Watch
 from distredge.scenario import REQUESTER, Scenario
 from distredge.simulate.memory import memory_mb
+
+SHOW_S = 2.0
+"""A controller is shown a frame so often."""
+
+SETTLED_S = 0.5
+"""All that providers noted of a frame has come by then."""
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +85,10 @@ class Terms:
     """On what terms providers work: precision `wire`, engine `threads`, and links.
 
     `emulate` says how each node stands in for a board under a plan (None: as when it has no part), if any does;
-    `rates_mbps` are real links' rates by node, beyond which nobody sends; `traced` has everything that happens
-    recorded.
+    `rates_mbps` are real links' rates by node, beyond which nobody sends; with `headroom` they are followed as they
+    change, and each node may send so many times as fast as its link is taken to be, so that one that has become faster
+    is noticed. Unless they `follow` what changes a plan stays until a provider is lost. `traced` has everything that
+    happens recorded, and with `keep_trace` kept. Frames that take longer than `deadline_ms` are counted.
     """
 
     wire: Wire = "float32"
@@ -80,6 +96,10 @@ class Terms:
     emulate: Callable[[BoundPlan | None], Mapping[str, Emulation]] | None = None
     rates_mbps: Mapping[str, float] = field(default_factory=dict)
     traced: bool = False
+    keep_trace: bool = True
+    headroom: float | None = None
+    follow: bool = True
+    deadline_ms: float | None = None
 
 
 class Requester(Client):
@@ -87,7 +107,7 @@ class Requester(Client):
 
     `addresses` gives HOST:PORT of each provider that has something to do, and of others that may step in. For the rest,
     and for what is raised, see `Client`. `improver` finds better plans when the crew has changed; without one the rows
-    of those that are lost go to the others.
+    of those that are lost go to the others. A `policy` decides plans for links that change.
     """
 
     def __init__(
@@ -99,6 +119,7 @@ class Requester(Client):
         listen: str | None = None,
         terms: Terms = Terms(),
         improver: Improver | None = None,
+        policy: Policy | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         missing = [name for name in assignments(bound) if name not in addresses]
@@ -111,11 +132,12 @@ class Requester(Client):
         self._bound, self._terms = bound, terms
         self._own = self._emulations(bound).get(REQUESTER, UNCHANGED)
         self._arrivals = Arrivals(shaped=terms.emulate is not None)
-        self._improvement = Improvement(improver, self._better) if improver else None
-        if improver:
-            self._expected = improver.expected(bound)
+        self._watch = Watch(time.monotonic, *self._links())
+        self.helm = Helm(bound, self._watch, improver, policy, self._better, terms.deadline_ms)
+        self.helm.steering.pinned = not terms.follow
         self.history: list[EpochBegun] = []
         self.gathering = Gathering()
+        self._shown_s = 0.0
         if terms.traced:
             self._recorder.start()
 
@@ -167,17 +189,52 @@ class Requester(Client):
         wire = self._terms.wire
         return self.gathering.trace(self._recorder, self.history, scenario, wire, ELEMENT_BYTES[wire], first_frame)
 
+    @property
+    def bound(self) -> BoundPlan:
+        """The first plan."""
+        return self._bound
+
+    def telemetry(self) -> Telemetry:
+        """All since the last time this was asked, for a controller; for any thread."""
+        with self._lock:
+            if self._terms.traced and time.monotonic() > self._shown_s + SHOW_S:
+                self._shown_s = time.monotonic()
+                self.helm.account.timeline = self._last_frame()
+            return self.helm.telemetry()
+
+    def _last_frame(self) -> FrameSpans | None:
+        """What happened to a frame that was finished lately; what was noted of those before is forgotten."""
+        found = self.gathering.frame(self._recorder, time.monotonic() - SETTLED_S)
+        if found is None:
+            return None
+        result, view = found
+        if not self._terms.keep_trace:
+            self.gathering.forget(result.frame)
+        return frame_spans(result.frame, result.epoch, view)
+
+    def obey(self, orders: Orders, plan: Plan | None, policy: Policy | None) -> None:
+        """Carry out what a controller orders; for any thread. Raises `PlanError` for a plan of another model."""
+        with self._lock:
+            self.helm.obey(orders, plan, policy)
+
     # Setting up.
+
+    def _links(self) -> tuple[LinkRates | None, float]:
+        """What follows the links, and the headroom for it."""
+        if self._terms.headroom is None or not self._terms.rates_mbps:
+            return None, 1.0
+        return LinkRates(self._terms.rates_mbps), self._terms.headroom
 
     def _pace(self) -> Pace:
         if self._own.rate_mbps or self._terms.emulate:
             rate = self._own.rate_mbps or float("inf")
             return Pace(rate, {}, emulated=True, read_ms=self._own.read_ms, read_byte_ms=self._own.read_byte_ms)
-        rates = dict(self._terms.rates_mbps)
+        rates = {name: self._watch.pace_mbps(name) or mbps for name, mbps in self._terms.rates_mbps.items()}
         return Pace(rates.pop(REQUESTER, float("inf")), rates)
 
     def _begin(self) -> None:
         ModelStore().offer(self._bound.graph)
+        self._paced = self._pace()
         self._inbox.shape(self._own.rate_mbps or float("inf"), self._own.uplinks_mbps)
         self._conductor = Conductor(
             self._session,
@@ -187,13 +244,14 @@ class Requester(Client):
             self._terms.wire,
             self._brief,
             lambda situation: redistributed(self._bound, situation),
+            self._watch,
             self._tell,
             time.monotonic,
-            self._situation_changed,
+            self.helm.situation_changed,
         )
+        self._sounding = Sounding(self._session, self._outbox, self._terms.wire, self._watch.sounded)
         self._conductor.begin(self._bound)
-        if self._improvement:
-            self._conductor.pacemaker.expect(1, self._expected)
+        self.helm.begin(self._conductor)
 
     def _wait_until_ready(self) -> None:
         while not self.history:
@@ -219,7 +277,7 @@ class Requester(Client):
                 wire=self._terms.wire,
                 emulation=emulations.get(name),
                 threads=self._terms.threads,
-                pace_mbps=self._terms.rates_mbps.get(name),
+                pace_mbps=self._watch.pace_mbps(name) or self._terms.rates_mbps.get(name),
                 memory_mb=memory_mb(bound, name) if bound and name in stages else 0.0,
                 traced=self._terms.traced,
             )
@@ -260,21 +318,21 @@ class Requester(Client):
         elif isinstance(told, FrameDone):
             done_s = told.done_s + sum(self._own.write_ms) / 1000.0
             self._recorder.result(told.epoch, told.frame, told.started_s, done_s)
+        self.helm.told(told)
         self._events.put(told)
-
-    def _situation_changed(self, situation: Situation) -> None:
-        if self._improvement:
-            self._improvement.look(situation, self._conductor.bound)
 
     def _better(self, found: Better) -> None:
         """Called by the thread that looks for better plans."""
         with self._lock:
-            self._conductor.offer(found.situation, found.bound, found.expected_ms)
+            self.helm.better(found)
 
     def _handle(self, message: Message, payload: Buffer) -> None:
         if self._terms.traced and isinstance(message, Noted | Heartbeat) and message.sender in self._addresses:
             self._gather(message)
         if isinstance(message, Noted):
+            return
+        if isinstance(message, Probe):
+            self._sounding.came(message, len(payload), self._inbox.received_s)
             return
         if isinstance(message, ResultChunk | RowsChunk) and message.sender in self._addresses:
             self._arrivals.took(message, len(payload), self._inbox.received_s)
@@ -284,6 +342,9 @@ class Requester(Client):
         self._conductor.handle(message, payload)
         if isinstance(message, NeedModel):
             self._events.put(message)
+        elif isinstance(message, Heartbeat):
+            self.helm.account.worked(message.work)
+            self.helm.account.came(message.transfers)
 
     def _gather(self, message: Noted | Heartbeat) -> None:
         """Keep what a provider has noted, and what tells its clock."""
@@ -293,12 +354,32 @@ class Requester(Client):
             self.gathering.answered(message.sender, message.stamps, self._inbox.received_s)
 
     def _tick(self) -> None:
+        came = self._arrivals.take_transfers()
+        self._watch.took(REQUESTER, came)
+        self.helm.account.came(came)
         self._conductor.tick()
+        self.helm.tick()
+        self._sound()
+        self._keep_pace()
+
+    def _sound(self) -> None:
+        """Ask after the links of those that stand by."""
+        bound = self._conductor.bound
+        if bound is None or self._watch.pace_mbps(bound.plan.head_provider) is None:
+            return  # links are not followed
+        self._watch.idle = frozenset(self._conductor.crew.present()) - workers(bound)
+        self._sounding.tick(time.monotonic(), self._watch.idle)
+
+    def _keep_pace(self) -> None:
+        """Send as fast as links are now taken to be; providers are told with the next pulse."""
+        pace = self._pace()
+        if pace != self._paced:
+            self._paced = pace
+            self._outbox.keep_pace(pace)
 
     def _unreachable(self, name: str) -> None:
         self._conductor.unreachable(name)
 
     def _close(self, patience_s: float) -> None:
-        if self._improvement:
-            self._improvement.stop()
+        self.helm.close()
         super()._close(patience_s)

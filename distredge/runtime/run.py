@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from distredge.runtime.conductor import EpochBegun, workers
 from distredge.runtime.keys import Keys, create_keys
 from distredge.runtime.launch import Launcher
 from distredge.runtime.message import ELEMENT_BYTES, Emulation, Observed, Report, Wire
+from distredge.runtime.policy import Policy
 from distredge.runtime.replan import Improver
 from distredge.runtime.requester import FrameResult, Requester, Terms
 from distredge.runtime.trace_file import write
@@ -29,6 +31,9 @@ from distredge.simulate.timeline import trace
 
 WIRES = ELEMENT_BYTES
 
+HEADROOM = 1.5
+"""A node may send so many times as fast as its link is taken to be, where links are followed: one that has become
+faster is noticed in steps of at most this size (docs/drift.md)."""
 
 PREPARED = 200
 """Up to so many images are made before the clock starts; of a longer run each is made when it is its turn."""
@@ -42,8 +47,10 @@ class RunOptions:
     precision on the wire, by default float32 with `verify` and the scenario's without. `hold` makes the providers stand
     in for the scenario's boards: each split-part is held for its profiled time and computes nothing; `emulate` does so
     too, and emulates every link at its bandwidth. `paced`: links are real, and nobody sends faster than the scenario
-    says that they are. `threads` is what an engine may use. All that happens to each image is
-    written to the file `trace`. A first image, `warm_up` of them, is run before the clock starts.
+    says that they are. `threads` is what an engine may use. All that happens to each image is written to the file
+    `trace`. A first image, `warm_up` of them, is run before the clock starts. With `follow` the plan is changed when
+    devices or links have become slower or faster; else only when a provider is lost. Frames that take longer than
+    `deadline_ms` are counted. `shown` has a frame noted now and then for a controller.
     """
 
     inflight: int = 1
@@ -55,6 +62,9 @@ class RunOptions:
     trace: Path | None = None
     threads: int = 1
     warm_up: int = 1
+    follow: bool = True
+    deadline_ms: float | None = None
+    shown: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,11 +140,14 @@ def run_plan(
     *,
     keys: Keys | None = None,
     listen: str | None = None,
+    policy: Policy | None = None,
+    controlled: Callable[[Requester], AbstractContextManager[object]] = lambda requester: nullcontext(),
     check: Callable[[], None] = lambda: None,
     progress: Callable[[FrameResult], None] = lambda result: None,
 ) -> RunReport:
     """Run a plan for some images on providers that listen at `addresses`; see `Requester` for what it raises.
 
+    A `policy` decides plans for links that change. `controlled` ties the stream to a controller while it lasts.
     `progress` is called with each result.
     """
     if (options.emulate or options.hold) and options.verify:
@@ -147,6 +160,7 @@ def run_plan(
         listen=listen,
         terms=terms(scenario, options),
         improver=Improver(bound, scenario) if len(known) > 1 else None,
+        policy=policy,
         check=check,
     )
     if not images:
@@ -157,11 +171,12 @@ def run_plan(
         for _ in requester.stream(warm_up):
             pass
         results: list[FrameResult] = []
-        started = time.monotonic()
-        for result in requester.stream(shown, options.inflight):
-            results.append(result)
-            progress(result)
-        seconds = time.monotonic() - started
+        with controlled(requester):
+            started = time.monotonic()
+            for result in requester.stream(shown, options.inflight):
+                results.append(result)
+                progress(result)
+            seconds = time.monotonic() - started
         reports = requester.finish()
         epochs = _epochs(requester.history, len(warm_up))
         if options.trace is not None:
@@ -222,9 +237,13 @@ def terms(scenario: Scenario, options: RunOptions) -> Terms:
     return Terms(
         wire=wire,
         threads=options.threads,
-        traced=options.trace is not None,
+        traced=options.trace is not None or options.shown,
+        keep_trace=options.trace is not None,
         emulate=stand_ins if options.emulate or options.hold else None,
         rates_mbps=link_rates(scenario) if options.paced else {},
+        headroom=HEADROOM if options.paced and options.follow else None,
+        follow=options.follow,
+        deadline_ms=options.deadline_ms,
     )
 
 

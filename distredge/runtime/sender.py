@@ -78,12 +78,17 @@ class _Open:
 
 
 @dataclass(frozen=True)
+class _KeepPace:
+    pace: Pace
+
+
+@dataclass(frozen=True)
 class _Put:
     parcels: tuple[Parcel, ...]
     ready_s: float = field(default_factory=time.monotonic)
 
 
-_Order: TypeAlias = "_Open | _Put | int"
+_Order: TypeAlias = "_Open | _KeepPace | _Put | int"
 
 
 class Sender(Thread):
@@ -153,6 +158,8 @@ class Sender(Thread):
             self._stopping = True
         elif isinstance(order, _Open):
             self._open(order)
+        elif isinstance(order, _KeepPace):
+            self._keep_pace(order.pace)
         elif isinstance(order, int):
             self._renew(order)
         else:
@@ -167,6 +174,13 @@ class Sender(Thread):
         self._pace, self._read_s, self.bytes_out = order.pace, 0.0, 0
         self._lanes.clear()
         self._renew(0)
+
+    def _keep_pace(self, pace: Pace) -> None:
+        """Lanes go on at the rates that the new pace gives them."""
+        self._pace = pace
+        for name, lane in self._lanes.items():
+            if not name.endswith(" "):
+                lane.rate_mbps = pace.downlinks_mbps.get(name, math.inf) if name else pace.uplink_mbps
 
     def _renew(self, oldest: int) -> None:
         self.oldest = oldest
@@ -279,6 +293,10 @@ class SocketOutbox(Outbox):
         peers = address_book(addresses, self._keys)
         self._beats.connect(peers)
         self._sender.order(_Open(peers, pace))
+
+    def keep_pace(self, pace: Pace) -> None:
+        """See `Outbox`."""
+        self._sender.order(_KeepPace(pace))
 
     def renew(self, oldest: int) -> None:
         """See `Outbox`."""

@@ -25,7 +25,7 @@ from distredge.runtime.message import (
     Stage,
     Stint,
 )
-from distredge.runtime.outbox import Outbox
+from distredge.runtime.outbox import Outbox, Pace
 from distredge.runtime.relay import ProbeBlocks, onward
 from distredge.runtime.store import ModelStore
 from distredge.runtime.tracing import Recorder
@@ -62,6 +62,7 @@ class Session:
         self._epochs: dict[int, Epoch] = {}
         self._shelf, self._free_mb = shelf, free_mb
         self._held_mb = 0.0
+        self._pace_mbps, self._emulated = setup.pace_mbps, setup.emulation is not None and setup.emulation.rate_mbps
         self._recorder = recorder
         self._has_received = False
         self._stints: deque[tuple[int, int, float]] = deque(maxlen=MAX_STINTS)
@@ -90,6 +91,12 @@ class Session:
             self._name, setup, self._outbox, self._compute, self._took, self._clock, self._recorder
         )
         self._compute.put(partial(epoch.guard, "cannot build its engines", partial(self._build, epoch)))
+
+    def keep_pace(self, mbps: float | None) -> None:
+        """Send no faster from now on; None changes nothing, nor does anything where links are emulated."""
+        if mbps is not None and mbps != self._pace_mbps and not self._emulated:
+            self._pace_mbps = mbps
+            self._outbox.keep_pace(Pace(mbps))
 
     def retire(self, oldest: int) -> None:
         """Throw away what is left of epochs older than `oldest`."""

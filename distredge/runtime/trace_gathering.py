@@ -8,7 +8,7 @@ import msgspec
 
 from distredge.runtime.clock_offset import ClockOffset
 from distredge.runtime.conductor import EpochBegun
-from distredge.runtime.frame_view import predicted_view
+from distredge.runtime.frame_view import FrameView, measured_view, predicted_view
 from distredge.runtime.message import Stamps
 from distredge.runtime.trace_file import About, Clock, PlanRun, Trace
 from distredge.runtime.tracing import RESULT, Recorder, Span
@@ -26,6 +26,7 @@ class Gathering:
         self._spans: dict[str, list[Span]] = {}
         self._dropped: dict[str, int] = {}
         self._lost: dict[str, int] = {}
+        self._own: list[Span] = []
 
     def answered(self, name: str, stamps: Stamps, arrived_s: float) -> None:
         """A provider has answered a pulse; its answer arrived at `arrived_s`."""
@@ -38,6 +39,28 @@ class Gathering:
         known.extend(spans[:room])
         self._lost[name] = self._lost.get(name, 0) + max(0, len(spans) - room)
         self._dropped[name] = dropped
+
+    def frame(self, own: Recorder, settled_s: float) -> tuple[Span, FrameView] | None:
+        """The last frame whose result came before a moment of this node's clock, and what happened to it.
+
+        By then its providers should have told; None if there is no such frame.
+        """
+        self._own += own.take(own.waiting)
+        done = [span for span in self._own if span.kind == "result" and span.stop_s <= settled_s]
+        if not done:
+            return None
+        result = done[-1]
+        spans: dict[str, Sequence[Span]] = {REQUESTER: self._own}
+        for name, noted in self._spans.items():
+            near = [span for span in noted if span.frame == result.frame]
+            moved = self._on_own_clock(name, near)
+            spans[name] = moved[0] if moved else ()
+        return result, measured_view(spans, result)
+
+    def forget(self, before: int) -> None:
+        """Keep nothing of the frames before one."""
+        self._own = [span for span in self._own if span.frame >= before]
+        self._spans = {name: [s for s in noted if s.frame >= before] for name, noted in self._spans.items()}
 
     def trace(
         self,
@@ -53,7 +76,8 @@ class Gathering:
         `history` are the plans that were in force, `first_frame` is that of the first image after the warm-up. Spans of
         a node whose clock is not known, as it never answered a pulse, count as dropped.
         """
-        spans: dict[str, tuple[Span, ...]] = {REQUESTER: own.take(own.waiting)}
+        self._own += own.take(own.waiting)
+        spans: dict[str, tuple[Span, ...]] = {REQUESTER: tuple(self._own)}
         clocks = {REQUESTER: Clock()}
         dropped = {REQUESTER: own.dropped}
         for name, noted in self._spans.items():

@@ -17,13 +17,15 @@ from distredge.geometry.interval import Interval
 from distredge.plans.plan import BoundPlan
 from distredge.runtime.assignment import assignments
 from distredge.runtime.compute import Compute, Work
-from distredge.runtime.conductor import Conductor, EpochBegun, FrameDone, Situation, Told
+from distredge.runtime.conductor import Conductor, EpochBegun, FrameDone, Told
 from distredge.runtime.engines import Engines, Shelf
+from distredge.runtime.helm import Helm
 from distredge.runtime.message import PROTOCOL, Message, MessageError, Setup, decode, encode
 from distredge.runtime.outbox import NOTHING, Outbox, Pace, Parcel
 from distredge.runtime.provider import BEAT_S, Service
 from distredge.runtime.replan import redistributed
 from distredge.runtime.store import ModelStore
+from distredge.runtime.watch import Situation, Watch
 from distredge.scenario import REQUESTER
 
 DELAY_S = 0.001
@@ -137,6 +139,9 @@ class MemoryOutbox(Outbox):
     def open(self, addresses: Mapping[str, str], pace: Pace) -> None:
         """See `Outbox`."""
         self._known = set(addresses)
+
+    def keep_pace(self, pace: Pace) -> None:
+        """See `Outbox`; nothing is paced here."""
 
     def renew(self, oldest: int) -> None:
         """See `Outbox`; what was posted arrives all the same, as it may from a socket."""
@@ -266,7 +271,10 @@ class MemoryProvider:
 
 
 class MemoryRequester:
-    """A conductor in the network, and a stream through it: `done` are the frames, `begun` the epochs, as told."""
+    """A conductor and a helm in the network, and a stream through them: `done` are frames, `begun` epochs, as told.
+
+    Nobody proposes plans by itself: the helm has orders only.
+    """
 
     def __init__(self, network: MemoryNetwork, bound: BoundPlan, names: Sequence[str]) -> None:
         self.done: list[FrameDone] = []
@@ -276,14 +284,18 @@ class MemoryRequester:
         self._images: list[FloatRows] = []
         self._under_way = 0
         self._addresses = {name: f"127.0.0.1:{9000 + i}" for i, name in enumerate(names)}
+        self.watch = Watch(lambda: network.now)
+        self.helm = Helm(bound, self.watch, None, None, lambda found: None, None, lambda: network.now)
         outbox = MemoryOutbox(network, REQUESTER)
         outbox.open(self._addresses, Pace())
         self.conductor = Conductor(
             "memory", self._addresses, "127.0.0.1:9999", outbox, "float32", self._brief,
-            lambda situation: redistributed(bound, situation), self._tell, lambda: network.now, self.situations.append,
+            lambda situation: redistributed(bound, situation), self.watch, self._tell, lambda: network.now,
+            self._situation_changed,
         )  # fmt: skip
         network.nodes[REQUESTER] = _Node(self.conductor.handle, self.conductor.unreachable)
         self.conductor.begin(bound)
+        self.helm.begin(self.conductor)
         self._tick()
 
     def stream(self, images: Sequence[FloatRows], inflight: int) -> None:
@@ -296,7 +308,12 @@ class MemoryRequester:
         if self._images:
             self.conductor.submit(self._images.pop(0))
 
+    def _situation_changed(self, situation: Situation) -> None:
+        self.situations.append(situation)
+        self.helm.situation_changed(situation)
+
     def _tell(self, told: Told) -> None:
+        self.helm.told(told)
         if isinstance(told, FrameDone):
             self.done.append(told)
             self._network.at(self._network.now, self._submit)
@@ -307,6 +324,7 @@ class MemoryRequester:
 
     def _tick(self) -> None:
         self.conductor.tick()
+        self.helm.tick()
         self._network.at(self._network.now + 0.05, lambda: self._network.when_awake(REQUESTER, self._tick))
 
     def _brief(self, bound: BoundPlan | None, epoch: int, oldest: int) -> dict[str, Setup]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from distredge.engine.onnxruntime import Undivided
 from distredge.model.graph import LayerGraph
 from distredge.model.load import load_model
-from distredge.runtime.conductor import READY_S, RETURN_S, STUCK_S
+from distredge.runtime.conductor import READY_S, RETURN_S, STUCK_S, Offer
 from distredge.runtime.replan import redistributed
 from distredge.runtime.store import ModelStore
 from distredge.scenario import REQUESTER
@@ -114,7 +114,7 @@ def test_survivors_share_the_work_and_the_returning_one_is_taken_in(
     network.run_until(network.now + 2.0 * RETURN_S + 1.0)
     assert requester.situations[-1].present == ("p0", "p1", "p2")
     offered = requester.situations[-1]
-    requester.conductor.offer(offered, requester.begun[0].bound, {})
+    requester.conductor.offer(Offer(requester.begun[0].bound, {}, situation=offered))
     requester.stream(images[:5], 1)
     network.run_until(network.now + 10.0, lambda: len(requester.done) == FRAMES + 5)
     assert requester.begun[-1].bound.plan.providers == ("p0", "p1", "p2")
@@ -129,13 +129,13 @@ def test_a_slow_provider_is_noticed_and_a_better_plan_taken_without_a_pause(
     stage = network, providers, requester = begin(graph, store, 3)
     first = requester.begun[0].bound
     expected = {(name, v): 10.0 for name in providers for v in range(len(first.volumes))}
-    requester.conductor.pacemaker.expect(1, expected)
+    requester.watch.pacemaker.expect(1, expected)
     requester.stream(3 * random_images(graph, FRAMES), 2)
     network.at(network.now + 0.5, lambda: setattr(providers["p2"], "slowdown", 5.0))
     network.run_until(network.now + 60.0, lambda: bool(requester.situations))
     assert requester.situations[-1].slowdown == {"p2": pytest.approx(5.0, rel=0.3)}
     changed = requester.situations[-1]
-    requester.conductor.offer(changed, redistributed(first, changed), expected)
+    requester.conductor.offer(Offer(redistributed(first, changed), expected, situation=changed))
     network.run_until(network.now + 60.0, lambda: len(requester.done) == 3 * FRAMES)
     check(stage, 3 * wanted, 3 * FRAMES)
     assert len(requester.begun) == 2 and requester.begun[1].reason == "a better plan"
