@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 BIN_S = 0.25
 
-LEAST = 2
+LEAST = 3
 """Observations that a bin needs; one that has fewer lasts on until it has."""
 
-SLACK = 0.15
-"""By how much, in logarithms, an observation may be off without counting: changes of less than 16 % are never found."""
+SLACK = 0.2
+"""By how much, in logarithms, an observation may be off without counting: changes of less than 22 % are never found."""
 
 THRESHOLD = 1.1
 """Of the sum. With the slack and the clip it decides how soon a change is found, and how often one that was none."""
