@@ -44,9 +44,7 @@ class Controlled(Thread):
     ) -> None:
         super().__init__(name="controller", daemon=True)
         self._api, self._requester, self._scenario = api, requester, scenario
-        self._opening = StreamOpening(
-            requester=name, scenario=scenario, plan=requester.bound.plan, policy_sha256=policy_sha256
-        )
+        self._name = name
         self._stream, self._version = "", -1
         self._untold: Telemetry | None = None
         self._policy_sha256 = policy_sha256
@@ -85,7 +83,13 @@ class Controlled(Thread):
             self._problem = ""
 
     def _open(self) -> None:
-        answer = self._api.call("POST", "/v1/streams", self._opening.model_dump_json().encode())
+        opening = StreamOpening(
+            requester=self._name,
+            scenario=self._scenario,
+            plan=self._requester.plan,
+            policy_sha256=self._policy_sha256,
+        )
+        answer = self._api.call("POST", "/v1/streams", opening.model_dump_json().encode())
         opened = StreamOpened.model_validate_json(answer)
         self._stream, self._version = opened.stream, -1
         self._obey(opened.orders)

@@ -8,10 +8,10 @@ import math
 import platform
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from threading import Event, Thread
 from urllib.parse import quote, urlsplit
 
-from distredge import __version__
 from distredge.control.client import Api, RefusedError, UnreachableError
 from distredge.runtime.message import PROTOCOL
 from distredge.runtime.transport import own_host, parse_address
@@ -45,7 +45,7 @@ class Registration(Thread):
             "address": _reachable(address, api.url),
             "memory_mb": memory_mb,
             "protocol": PROTOCOL,
-            "version": __version__,
+            "version": version("distredge"),
             "platform": platform.platform()[:200],
         }
         self._serving, self._free_mb = serving, free_mb

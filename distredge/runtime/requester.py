@@ -194,6 +194,12 @@ class Requester(Client):
         """The first plan."""
         return self._bound
 
+    @property
+    def plan(self) -> Plan:
+        """The one in force."""
+        with self._lock:
+            return (self._conductor.bound or self._bound).plan
+
     def telemetry(self) -> Telemetry:
         """All since the last time this was asked, for a controller; for any thread."""
         with self._lock:
