@@ -23,7 +23,7 @@ SLACK = 0.2
 THRESHOLD = 1.1
 """Of the sum. With the slack and the clip it decides how soon a change is found, and how often one that was none."""
 
-CLIP = 0.6
+CLIP = 0.4
 """What a bin adds at most, so that two wild ones are not enough."""
 
 RECENT_BINS = 8
@@ -78,7 +78,8 @@ class ChangePoint:
         median = statistics.median(self._bin)
         self._bin.clear()
         self._medians.append((self._bin_s, median))
-        off = max(-CLIP, min(CLIP, median - self._assumed))
+        most = self._slack + CLIP
+        off = max(-most, min(most, median - self._assumed))
         self._up = self._summed(True, self._up + off - self._slack, median)
         self._down = self._summed(False, self._down - off - self._slack, median)
         for up, total in ((True, self._up), (False, self._down)):

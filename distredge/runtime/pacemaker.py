@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -10,8 +11,12 @@ from typing import NamedTuple
 from distredge.runtime.drift import ChangePoint
 from distredge.runtime.message import Stint
 
-BASELINE_TIMES = 12
-"""So many stages at the beginning say how a provider computes when nothing is wrong, whatever its profile says."""
+BASELINE = 8
+"""The median of so many ratios at the beginning says how a provider computes when nothing is wrong, whatever its
+profile says."""
+
+OVERHEAD_MS = 1.0
+"""Of a stage, on both sides of the ratio: what a host takes to get to it decides little of how long a short one is."""
 
 SLACK = 0.35
 """Less, in the logarithm of the time, is taken for noise: what a device computes beside it comes and goes. A provider
@@ -35,11 +40,18 @@ class SpeedChange(NamedTuple):
 @dataclass
 class _Speed:
     test: ChangePoint
-    first: list[tuple[float, float]] = field(default_factory=list)
-    baseline: float | None = None
+    first: list[float] = field(default_factory=list)
     assumed: float = 1.0
     worked_s: float = 0.0
     recheck_s: float = RECHECK_S
+
+    def learn(self, at_s: float, took_ms: float, expected_ms: float) -> None:
+        """Take what a provider has lately computed: into what is usual, and then beside it."""
+        log_ratio = math.log(took_ms / expected_ms)
+        if len(self.first) < BASELINE:
+            self.first.append(log_ratio)
+        else:
+            self.test.add(at_s, log_ratio - statistics.median(self.first))
 
 
 class Pacemaker:
@@ -64,18 +76,15 @@ class Pacemaker:
         """What a provider says that it has computed."""
         now = self._clock()
         speed = self._speeds.setdefault(name, _Speed(_test(), worked_s=now))
+        took_ms = expected_ms = 0.0
         for stint in stints:
-            expected_ms = self._expected.get(stint.epoch, {}).get((name, stint.boundary), 0.0) * stint.times
-            if expected_ms <= 0.0 or stint.total_ms <= 0.0:
-                continue
+            should_ms = self._expected.get(stint.epoch, {}).get((name, stint.boundary), 0.0)
+            if should_ms > 0.0:
+                took_ms += stint.total_ms + OVERHEAD_MS * stint.times
+                expected_ms += (should_ms + OVERHEAD_MS) * stint.times
+        if expected_ms > 0.0:
             speed.worked_s = now
-            if speed.baseline is not None:
-                speed.test.add(now, math.log(stint.total_ms / expected_ms / speed.baseline))
-                continue
-            speed.first += [(stint.total_ms / stint.times, expected_ms / stint.times)] * stint.times
-            if len(speed.first) >= BASELINE_TIMES:
-                speed.baseline = sum(m for m, _ in speed.first) / sum(e for _, e in speed.first)
-                speed.first.clear()
+            speed.learn(now, took_ms, expected_ms)
 
     def slowdown(self, name: str) -> float:
         """How many times as long as at the beginning a provider is taken to need."""
