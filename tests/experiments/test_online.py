@@ -1,0 +1,36 @@
+"""A stream through drift on a real network, with a real controller that is killed meanwhile."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from distredge.experiments.online import _back_s, passage
+from distredge.model.load import load_model
+from distredge.runtime.testbed.namespaces import check_host
+from distredge.scenario import load_scenario
+
+
+def test_back_is_when_latency_stays_near() -> None:
+    at = np.arange(-10, 40) * 0.1
+    ms = np.where(at < 0, 50.0, 150.0)
+    ms[at >= 1.0] = 61.0
+    ms[30] = 200.0  # one slow frame changes nothing
+    found = _back_s(at, ms, 66.0)
+    assert found is not None
+    assert 1.0 <= found <= 1.5
+    assert _back_s(at, ms, 60.0) is None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_link_that_falls_to_a_quarter_costs_no_image_and_the_latency_comes_back() -> None:
+    """How near it comes on a quiet machine is measured by `scripts/online`; here others may use the machine."""
+    check_host()
+    found = passage(load_model("vgg16"), load_scenario("db-50"))
+    assert (found.lost, found.in_order) == (0, True)
+    assert found.worst_ms > 2.0 * found.before_ms  # it was felt
+    assert found.reached_ms < 1.4 * found.oracle_ms
+    assert found.longest_pause_ms < 1500.0
+    kinds = {event.partition(":")[0] for event in found.events}
+    assert {"stream_opened", "plan_in_force", "drift_seen", "stream_closed"} <= kinds, found.events
