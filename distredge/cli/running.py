@@ -57,6 +57,16 @@ TraceOption = Annotated[
         "--trace", metavar="FILE", help="Record when every node did what: for `distredge trace` and ui.perfetto.dev."
     ),
 ]
+ControllerOption = Annotated[
+    str | None, typer.Option("--controller", metavar="URL", help="Tell a controller there, and do what it orders.")
+]
+TokenOption = Annotated[
+    Path | None, typer.Option("--token", metavar="FILE", help="Holds a token of the role `device` for it.")
+]
+CaOption = Annotated[
+    Path | None, typer.Option("--ca", metavar="FILE", help="Certificates by which it is known, besides the system's.")
+]
+NameOption = Annotated[str, typer.Option("--name", help="What this requester is called there.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="Threads of each provider's engine.")]
 
 
@@ -111,17 +121,10 @@ def run(
         Path | None,
         typer.Option("--policy", metavar="AGENT", help="A file of `distredge pretrain`: it decides as links change."),
     ] = None,
-    controller: Annotated[
-        str | None, typer.Option("--controller", metavar="URL", help="Tell a controller there, and do what it orders.")
-    ] = None,
-    token: Annotated[
-        Path | None, typer.Option("--token", metavar="FILE", help="Holds a token of the role `device` for it.")
-    ] = None,
-    ca: Annotated[
-        Path | None,
-        typer.Option("--ca", metavar="FILE", help="Certificates by which it is known, besides the system's."),
-    ] = None,
-    name: Annotated[str, typer.Option("--name", help="What this requester is called there.")] = REQUESTER,
+    controller: ControllerOption = None,
+    token: TokenOption = None,
+    ca: CaOption = None,
+    name: NameOption = REQUESTER,
     deadline_ms: Annotated[
         float | None, typer.Option("--deadline-ms", min=0.1, help="Images that take longer are counted there.")
     ] = None,
@@ -193,6 +196,10 @@ def up(
         ),
     ] = False,
     threads: Threads = 1,
+    controller: ControllerOption = None,
+    token: TokenOption = None,
+    ca: CaOption = None,
+    name: NameOption = REQUESTER,
     trace: TraceOption = None,
     model: ModelOption = None,
     as_json: JsonFlag = False,
@@ -209,12 +216,11 @@ def up(
 
     bound, chosen = _bound(plan_file, scenario, model)
     shown = load_images(_image_source(images), bound.graph)
-    data = run_up(
-        bound,
-        chosen,
-        shown,
-        RunOptions(inflight=inflight, verify=verify, wire=wire, emulate=emulate, threads=threads, trace=trace),
-    )
+    options = RunOptions(
+        inflight=inflight, verify=verify, wire=wire, emulate=emulate, threads=threads, trace=trace,
+        shown=controller is not None,
+    )  # fmt: skip
+    data = run_up(bound, chosen, shown, options, _controlled(controller, token, ca, name, chosen, None))
     _finish(as_json, bound, data)
     if not emulate:
         _warn_of_precision(bound, chosen)
@@ -264,20 +270,31 @@ def frame_file(path: Path | None) -> Iterator[Callable[[FrameResult], None]]:
         yield note
 
 
-def run_up(bound: BoundPlan, scenario: Scenario, images: Sequence[FloatRows], options: RunOptions) -> dict[str, object]:
-    """What `up` reports; with `emulate` and `verify`, a computing pass gives the difference, an emulated the rest."""
+def run_up(
+    bound: BoundPlan,
+    scenario: Scenario,
+    images: Sequence[FloatRows],
+    options: RunOptions,
+    controlled: Callable[[Requester], AbstractContextManager[object]] = lambda requester: nullcontext(),
+) -> dict[str, object]:
+    """What `up` reports; with `emulate` and `verify`, a computing pass gives the difference, an emulated the rest.
 
-    def one_pass(title: str, chosen: RunOptions) -> dict[str, object]:
+    The last pass is `controlled`.
+    """
+
+    def one_pass(title: str, chosen: RunOptions, tied: bool = True) -> dict[str, object]:
         with progress_bar(title) as progress:
 
             def tell(result: FrameResult) -> None:
                 progress((result.index + 1) / len(images), result.latency_ms)
 
-            return report_data(bound, scenario, run_here(bound, scenario, images, chosen, progress=tell), chosen)
+            tie = controlled if tied else lambda requester: nullcontext()
+            report = run_here(bound, scenario, images, chosen, controlled=tie, progress=tell)
+            return report_data(bound, scenario, report, chosen)
 
     if not (options.emulate and options.verify):
         return one_pass("running", options)
-    verified = one_pass("verifying", replace(options, emulate=False, trace=None))
+    verified = one_pass("verifying", replace(options, emulate=False, trace=None), tied=False)
     timed = one_pass("timing", replace(options, verify=False))
     return {**timed, "max_abs_diff": verified["max_abs_diff"], "verified_wire": verified["wire"]}
 

@@ -205,6 +205,7 @@ def run_here(
     images: Sequence[FloatRows],
     options: RunOptions = RunOptions(),
     *,
+    controlled: Callable[[Requester], AbstractContextManager[object]] = lambda requester: nullcontext(),
     progress: Callable[[FrameResult], None] = lambda result: None,
 ) -> RunReport:
     """As `run_plan`, on provider processes that are started on this machine first and ended after it.
@@ -217,8 +218,9 @@ def run_here(
         keys = Keys.load(Path(folder), REQUESTER)
         with Launcher(names, Path(folder)) as launcher:
             return run_plan(
-                bound, scenario, launcher.addresses, images, options, keys=keys, check=launcher.check, progress=progress
-            )
+                bound, scenario, launcher.addresses, images, options, keys=keys, controlled=controlled,
+                check=launcher.check, progress=progress,
+            )  # fmt: skip
 
 
 def wire_of(options: RunOptions, scenario: Scenario) -> Wire:
