@@ -6,6 +6,7 @@ import typer
 
 from distredge.cli import (
     compare,
+    controller,
     deploy,
     exchange,
     experiment,
@@ -21,6 +22,7 @@ from distredge.cli import (
     running,
     sweep,
     testbed,
+    token,
     trace,
     training,
 )
@@ -37,7 +39,7 @@ app = typer.Typer(
 )
 PARTS = (
     *(quickstart, models, profiles, exchange, link, planning, training, general, moving, pareto),
-    *(compare, experiment, sweep, query, running, deploy, trace, testbed),
+    *(compare, experiment, sweep, query, running, deploy, trace, testbed, controller, token),
 )
 for commands in PARTS:
     commands.register(app)

@@ -51,6 +51,9 @@ SEEN_S = 10.0
 NEAR = 0.10
 """Near: so much above the oracle's at most."""
 
+STEADY = 40
+"""Frames: about two and a half seconds."""
+
 ORACLE_S = 10.0
 """Budget of the search for the oracle's plan."""
 
@@ -63,7 +66,7 @@ _PATIENCE_S = 60.0
 class Passage:
     """How a stream went through it; latencies in ms, medians.
 
-    `back_s`: from the change until the running median of five frames is near the oracle's for good; None: never.
+    `back_s`: from the change until the first of `STEADY` frames whose median is near the oracle's; None: never.
     """
 
     images: int
@@ -228,10 +231,9 @@ def _passage(
 
 
 def _back_s(at_s: FloatArray, ms: FloatArray, near_ms: float) -> float | None:
-    """When, after moment 0, the running median of five frames is near and stays so but for one frame in twenty."""
-    smooth = np.array([np.median(ms[max(0, i - 4) : i + 1]) for i in range(len(ms))])
+    """When, after moment 0, the first frame came of `STEADY` ones whose median is near."""
     for i in np.flatnonzero(at_s > 0.0):
-        if smooth[i] <= near_ms and np.mean(smooth[i:] <= near_ms) >= 0.95:
+        if len(ms) - i >= STEADY and np.median(ms[i : i + STEADY]) <= near_ms:
             return float(at_s[i])
     return None
 
