@@ -19,10 +19,10 @@ from distredge.runtime.policy import Policy
 from distredge.runtime.replan import GAIN
 from distredge.runtime.watch import Situation
 
-SETTLING = 2
+SETTLING = 3
 """Frames of a new plan by which it is not judged: some were sent while the old one was in force."""
 
-JUDGED = 10
+JUDGED = 25
 """So many of the frames after them decide whether it stays."""
 
 COMPARED = 5
