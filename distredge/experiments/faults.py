@@ -151,6 +151,12 @@ class Stream:
         except subprocess.TimeoutExpired:
             return
 
+    def stop(self) -> list[dict[str, Any]]:
+        """End the run at once; the results that were noted."""
+        self.process.kill()
+        self.process.communicate()
+        return self._read()
+
     def finish(self) -> dict[str, Any]:
         """What the run reports at its end; raises `RunError` if it failed."""
         said, complaint = self.process.communicate(timeout=_PATIENCE_S)

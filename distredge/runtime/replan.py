@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ import numpy as np
 from distredge.errors import PlanError
 from distredge.plans.plan import BoundPlan, Plan, VolumePlan
 from distredge.plans.scheme import PartitionScheme
+from distredge.runtime.background import begin_background
 from distredge.runtime.conductor import BETTER, workers
 from distredge.runtime.watch import Situation
 from distredge.scenario import Scenario
@@ -226,7 +226,7 @@ _improver: Improver | None = None
 
 def _begin(improver: Improver) -> None:
     global _improver
-    os.nice(10)
+    begin_background()
     _improver = improver
 
 

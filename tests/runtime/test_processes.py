@@ -185,3 +185,35 @@ def test_a_terminated_provider_ends_without_a_word(options: list[str]) -> None:
         process.terminate()
         _, complaint = process.communicate(timeout=20)
     assert (process.returncode, complaint) == (0, b"")
+
+
+def test_who_looks_for_plans_ends_with_a_requester_that_is_killed(tmp_path: Path) -> None:
+    program = tmp_path / "looking.py"
+    program.write_text(
+        "import time\n"
+        "from distredge import api\n"
+        "from distredge.model.load import load_model\n"
+        "from distredge.runtime.replan import Improvement, Improver\n"
+        "from distredge.scenario import load_scenario\n"
+        "if __name__ == '__main__':\n"
+        "    graph, scenario = load_model('squeezenet1_1'), load_scenario('na-nano')\n"
+        "    bound = api.plan(graph, scenario, method='equal').bind(graph)\n"
+        "    improvement = Improvement(Improver(bound, scenario), print)\n"
+        "    improvement.warm_up()\n"
+        "    print(*improvement._pool._processes, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(program)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    try:
+        looking = int(process.stdout.readline())
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    deadline = time.monotonic() + 30.0
+    while is_running(looking) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_running(looking)
