@@ -6,6 +6,7 @@ when it is back, the newest of it if it is too much. One that has forgotten the 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 
 from distredge.agents.moving.file import load_agent
 from distredge.control.client import Api, RefusedError, UnreachableError
-from distredge.control.schema import Orders, StreamOpened, StreamOpening, Telemetry
+from distredge.control.schema import Orders, StreamOpened, StreamOpening, Telemetry, plan_sha256
 from distredge.errors import InputError
 from distredge.plans.plan import Plan
 from distredge.runtime.policy import Policy
@@ -120,6 +121,7 @@ class Controlled(Thread):
         plan = None
         if orders.plan_sha256:
             plan = Plan.model_validate_json(self._api.call("GET", f"/v1/plans/{orders.plan_sha256}"))
+            _check_hash("plan", plan_sha256(plan), orders.plan_sha256)
         self._requester.obey(orders, plan, policy)
         self._version = orders.version
         if policy is not None:
@@ -127,10 +129,16 @@ class Controlled(Thread):
 
     def _fetch_policy(self, sha256: str) -> Policy:
         content = self._api.call("GET", f"/v1/policies/{sha256}")
+        _check_hash("policy", hashlib.sha256(content).hexdigest(), sha256)
         with TemporaryDirectory() as folder:
             path = Path(folder) / "policy.safetensors"
             path.write_bytes(content)
             return Policy(load_agent(path), self._requester.bound.graph, self._scenario)
+
+
+def _check_hash(what: str, found: str, ordered: str) -> None:
+    if found != ordered:
+        raise InputError(f"the controller sent another {what} ({found[:12]}) than it ordered ({ordered[:12]})")
 
 
 def upload_policy(api: Api, path: Path) -> str:
