@@ -11,12 +11,11 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Event, Thread
 
 from pydantic import ValidationError
 
-from distredge.agents.moving.file import load_agent
+from distredge.agents.moving.file import unpack
 from distredge.control.client import Api, RefusedError, UnreachableError
 from distredge.control.schema import Orders, StreamOpened, StreamOpening, Telemetry, plan_sha256
 from distredge.errors import InputError
@@ -130,10 +129,7 @@ class Controlled(Thread):
     def _fetch_policy(self, sha256: str) -> Policy:
         content = self._api.call("GET", f"/v1/policies/{sha256}")
         _check_hash("policy", hashlib.sha256(content).hexdigest(), sha256)
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / "policy.safetensors"
-            path.write_bytes(content)
-            return Policy(load_agent(path), self._requester.bound.graph, self._scenario)
+        return Policy(unpack(content, "the ordered policy"), self._requester.bound.graph, self._scenario)
 
 
 def _check_hash(what: str, found: str, ordered: str) -> None:

@@ -10,7 +10,7 @@ least as much, one of them no more. Which one is decided for a pair, again and a
 3. Where nothing tells, the end that was taken to be slower limits, as that is the smaller change; both, if they are
    about alike.
 
-What a pair says of an end that does not limit is only that it is no slower.
+A node that limits in no pair is taken to be as fast as was assumed, or as what was seen, if that is more.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ APART = math.exp(SLACK)
 ROUND_S = 0.2
 """Transfers are judged together so often: nodes tell of them at different moments."""
 
-LATELY_S, LATELY = 0.5, 3
+LATELY_S, LATELY = 0.5, 5
 """What came lately: in so many seconds, and so many transfers of a pair at least."""
 
 LASTS_S = 5.0
@@ -126,7 +126,7 @@ class LinkRates:
             for name in pair:
                 if name in verdict.limiting.get(pair, ()):
                     self._add(at_s, name, mbps)
-                elif name in self.assumed and verdict.is_no_slower(name, pair):
+                elif name in self.assumed and verdict.is_unblamed(name, pair):
                     self._add(at_s, name, max(mbps, self.assumed[name]))
 
     def _add(self, at_s: float, name: str, mbps: float) -> None:
@@ -149,15 +149,20 @@ class _Verdict:
         for pair in seen:
             for name in pair:
                 self._of.setdefault(name, []).append(pair)
-        suspects = {pair: tuple(name for name in pair if not self._is_faster(name, pair)) for pair in seen}
+        enough = [pair for pair, transfers in seen.items() if len(transfers) >= LATELY]
+        suspects = {pair: tuple(name for name in pair if not self._is_faster(name, pair)) for pair in enough}
         self._known = {names[0] for names in suspects.values() if len(names) == 1}
         self.limiting = {pair: self._narrowed(names) for pair, names in suspects.items()}
         """Ends that limit, by pair."""
         self._limiting = {name for names in self.limiting.values() for name in names}
 
-    def is_no_slower(self, name: str, pair: Pair) -> bool:
-        """Whether a pair shows of an end that does not limit, in this or another one, that it is as fast as assumed."""
-        return name not in self._limiting and self._lately(pair, self._since_s(pair)) * ALIKE > self._assumed[name]
+    def is_unblamed(self, name: str, pair: Pair) -> bool:
+        """Whether a node limits nowhere, and no pair shows it faster: it is as fast as assumed at least, or as this."""
+        return name not in self._limiting and pair == self._fastest(name)
+
+    def _fastest(self, name: str) -> Pair | None:
+        judged = (pair for pair in self._of[name] if self.limiting.get(pair))
+        return max(judged, key=lambda pair: self._lately(pair, self._since_s(pair)), default=None)
 
     def _narrowed(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Rules 2 and 3, for two ends that may both limit."""
@@ -178,7 +183,7 @@ class _Verdict:
     def _since_s(self, pair: Pair) -> float:
         """When that begins which is a pair's present."""
         seen = self._seen[pair]
-        return min(seen[-min(LATELY, len(seen))][0], self._now_s - LATELY_S)
+        return min(seen[-LATELY][0], self._now_s - LATELY_S)
 
     def _lately(self, pair: Pair, since_s: float) -> float:
         """A pair's rate since then, Mbit/s; 0 if nothing came."""
