@@ -14,9 +14,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save
 
+from distredge.agents.tensors import read_tensors
 from distredge.config import Frozen, Version1, validate
 from distredge.envs.compiled import Positions, Shares
 from distredge.envs.encode import FORMULATIONS, AnyFormulation, Float32Array, PaperFormulation, ShareFormulation
@@ -112,15 +113,22 @@ class TrainedAgent:
 def load_agent(path: Path) -> TrainedAgent:
     """Read what `TrainedAgent.save` wrote; raises `InputError` with one line if it is absent or damaged."""
     try:
-        with safe_open(path, framework="np") as stored:
-            about = (stored.metadata() or {}).get(_CARD, "{}")
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}
-        card = validate(json.loads(about), Card, InputError, str(path))
-        return TrainedAgent(card, _actor(card, tensors))
+        content = path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"there is no trained agent '{path}'") from None
-    except (OSError, ValueError, KeyError, SafetensorError) as exc:
-        raise InputError(f"'{path}' is no trained agent, or damaged ({type(exc).__name__}): train it again") from exc
+    except OSError as exc:
+        raise InputError(f"cannot read '{path}': {exc.strerror}") from exc
+    return unpack(content, str(path))
+
+
+def unpack(blob: bytes, where: str) -> TrainedAgent:
+    """The agent of a file's content; raises `InputError` with one line, in which the file is called `where`."""
+    try:
+        about, tensors = read_tensors(blob)
+        card = validate(json.loads(about.get(_CARD, "{}")), Card, InputError, where)
+        return TrainedAgent(card, _actor(card, tensors))
+    except (ValueError, KeyError, SafetensorError) as exc:
+        raise InputError(f"'{where}' is no trained agent, or damaged ({type(exc).__name__}): train it again") from exc
 
 
 def _actor(card: Card, tensors: dict[str, npt.NDArray[np.generic]]) -> Actor:

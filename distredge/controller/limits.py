@@ -1,14 +1,13 @@
 """What protects the service from strangers and from mistakes: sizes, times, numbers, and which host it answers as.
 
-The head of a request (`Connection`): at most 16 KB, within 10 s. Its body (`Gate`): at most what the path allows,
-within 60 s, of the type that the path takes, and only from who may ask for that at all. At most 64 requests at a time,
+The head of a request: at most 16 KB, within 10 s; its body within 60 s more (`Connection`). The body: at most what the
+path allows, of the type that the path takes, and only from who may ask for that at all. At most 64 requests at a time,
 and only under the controller's own names: a page from elsewhere, whose name was made to point here, cannot speak to it
-(DNS rebinding).
+by DNS rebinding (`Gate`).
 """
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import re
 import socket
@@ -136,18 +135,10 @@ class Gate:
 
 
 async def _body(headers: Headers, receive: Receive, limit: int) -> bytes:
-    """The whole body; raises 413 for one of more than `limit` bytes, 408 for one that does not come in time."""
+    """The whole body; raises 413 for one of more than `limit` bytes."""
     declared = headers.get("content-length", "")
     if declared.isdecimal() and (len(declared) > 18 or int(declared) > limit):
         raise _too_large(limit)
-    try:
-        return await asyncio.wait_for(_gathered(receive, limit), BODY_S)
-    except asyncio.TimeoutError:
-        detail = f"the body did not come within {BODY_S:.0f} s"
-        raise HTTPException(408, detail, {"Connection": "close"}) from None
-
-
-async def _gathered(receive: Receive, limit: int) -> bytes:
     found = bytearray()
     while True:
         message = await receive()
@@ -177,49 +168,52 @@ def _replaying(body: bytes, receive: Receive) -> Receive:
 
 
 class Connection(HttpToolsProtocol):
-    """A connection that ends if the head of a request is late or too large, for which uvicorn has no limit.
+    """A connection that ends if a request is late, or its head too large, for which uvicorn has no limit.
 
-    While nothing is under way `timeout_keep_alive` ends it.
+    While nothing is under way uvicorn's `timeout_keep_alive` ends it.
     """
 
     _patience: TimerHandle | None = None
-    _head_bytes: int = 0
+    _head_bytes: int | None = 0
+    """That have come; None: the head is complete."""
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """See `asyncio.Protocol`."""
         super().connection_made(transport)
-        self._await_head()
+        self._wait(HEAD_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
-        self._head_is_there()
+        self._wait(None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
         super().data_received(data)
-        if self._patience is None:
-            return
-        self._head_bytes += len(data)
-        if self._head_bytes > HEAD_BYTES:
-            self.send_400_response("The head of the request is too large.")
+        if self._head_bytes is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
+                self.send_400_response("The head of the request is too large.")
 
     def on_message_begin(self) -> None:
         """A request's first byte is there."""
         super().on_message_begin()
-        if self._patience is None:
-            self._await_head()
+        self._head_bytes = 0
+        self._wait(HEAD_S)
 
     def on_headers_complete(self) -> None:
         """Its head is."""
-        self._head_is_there()
         super().on_headers_complete()
+        self._head_bytes = None
+        self._wait(BODY_S)
 
-    def _await_head(self) -> None:
-        self._head_bytes = 0
-        self._patience = self.loop.call_later(HEAD_S, self.timeout_keep_alive_handler)
+    def on_message_complete(self) -> None:
+        """All of it is."""
+        self._wait(None)
+        super().on_message_complete()
 
-    def _head_is_there(self) -> None:
+    def _wait(self, seconds: float | None) -> None:
+        """Close the connection after so long; None: no more."""
         if self._patience is not None:
             self._patience.cancel()
-            self._patience = None
+        self._patience = None if seconds is None else self.loop.call_later(seconds, self.timeout_keep_alive_handler)

@@ -1,8 +1,9 @@
 """Looks for better plans in the background, in a process of its own: LC-PSS again, search, fine-tuning of the policy.
 
-A job takes less than five seconds: half of them go to the joint search (which begins with LC-PSS's schemes, the plan in
-force and what the policy would decide), a second at most to the other methods, for comparison, and one to the policy.
-The same job gives the same plan only as far as the search's time allows the same work.
+A job takes less than five seconds of this process: half of them go to the joint search (which begins with LC-PSS's
+schemes and knows the plan in force and what the policy would decide), then the quick methods of the literature have a
+turn, for comparison, and what is left, a second at most, goes to the policy. The model is loaded before, once. The same
+job gives the same plan only as far as the time allows the same work.
 """
 
 from __future__ import annotations
@@ -10,31 +11,30 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from functools import lru_cache, partial
-from multiprocessing import get_context
+from functools import partial
+from multiprocessing import get_context, parent_process
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from threading import Lock
+from threading import Lock, Thread
 
 import numpy as np
 
-from distredge.agents.moving.file import load_agent, pack
+from distredge.agents.moving.file import pack, unpack
 from distredge.agents.moving.library import Simulators
 from distredge.agents.moving.policy import MovingAgent, WholePlan
 from distredge.controller.jobs import Job, Outcome
 from distredge.controller.measured import Measured
 from distredge.controller.models import Models, corrected, workers
 from distredge.errors import DistrEdgeError, InputError
-from distredge.model.graph import LayerGraph
 from distredge.planners import planner
 from distredge.planners.base import Strategy, Task, make_plan
 from distredge.planners.candidates import candidate_schemes
-from distredge.planners.refining import refine
+from distredge.planners.refining import BUDGET_S, Refined, refine
 from distredge.planners.search import Candidate, JointSearch, candidate_orders
 from distredge.plans.plan import Plan
 from distredge.scenario import Scenario
@@ -44,11 +44,22 @@ from distredge.simulate.timeline import trace
 
 SEARCH_S = 2.5
 
-COMPARED = ("offload", "coedge", "modnn", "mednn", "deepthings", "deeperthings", "aofl")
-"""Methods of the literature that are quick."""
+JOB_S = 4.5
+"""Of a job, after which the policy is not fine-tuned any further."""
 
-COMPARED_S = 1.0
+COMPARED = ("offload", "coedge", "modnn", "mednn", "deepthings", "deeperthings", "aofl")
+"""Methods of the literature that are quick, the quickest first."""
+
+COMPARED_S = 0.8
 """Those whose turn comes later are left out."""
+
+ALIKE = 0.05
+"""Plans whose providers' shares of all volumes differ by less are alike: reality tells them apart as little."""
+
+PROPOSED = 1.02
+"""The policy is shown the plans that take no longer than so many times the best one."""
+
+Done = Callable[[Outcome | str], None]
 
 log = logging.getLogger(__name__)
 
@@ -56,27 +67,25 @@ log = logging.getLogger(__name__)
 class BackgroundReplanner:
     """A `jobs.Replanner`. The process is started with it, so that it is warm when the first job comes.
 
-    `models` is a folder of .onnx files. Of a stream's jobs that wait, only the newest is done.
+    `models` is a folder of .onnx files. One job is done at a time; of a stream's jobs that wait only the newest stays.
     """
 
     def __init__(self, models: Path | None = None) -> None:
         self._models = models
         self._lock = Lock()
-        self._closed = False
+        self._closed, self._busy = False, False
+        self._waiting: dict[str, tuple[Job, Done]] = {}
         self._pool: ProcessPoolExecutor | None = None
         self._open().submit(_warm_up)
 
-    def start(self, job: Job, done: Callable[[Outcome | str], None]) -> None:
+    def start(self, job: Job, done: Done) -> None:
         """See `jobs.Replanner`."""
         with self._lock:
-            if self._closed:
-                return
-            try:
-                future = self._open().submit(_work, job)
-            except BrokenProcessPool:  # it ended while nobody looked
-                self._pool = None
-                future = self._open().submit(_work, job)
-        future.add_done_callback(partial(self._answer, done))
+            before = self._waiting.pop(job.stream, None)
+            self._waiting[job.stream] = job, done
+        self._go_on()
+        if before is not None:
+            before[1]("a newer one took its place before it began")
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
@@ -87,26 +96,47 @@ class BackgroundReplanner:
                 process.kill()
             pool.shutdown(cancel_futures=True)
 
+    def _go_on(self) -> None:
+        """Begin with the job that has waited longest, unless one is under way."""
+        with self._lock:
+            if self._closed or self._busy or not self._waiting:
+                return
+            job, done = self._waiting.pop(next(iter(self._waiting)))
+            self._busy, future = True, self._submit(job)
+        future.add_done_callback(partial(self._answer, done))
+
+    def _submit(self, job: Job) -> Future[Outcome | str]:
+        try:
+            return self._open().submit(_work, job)
+        except BrokenProcessPool:  # it ended while nobody looked
+            self._pool = None
+            return self._open().submit(_work, job)
+
     def _open(self) -> ProcessPoolExecutor:
         if self._pool is None:
             self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin, initargs=(self._models,))
         return self._pool
 
-    def _answer(self, done: Callable[[Outcome | str], None], future: Future[Outcome]) -> None:
+    def _answer(self, done: Done, future: Future[Outcome | str]) -> None:
         """Called by a thread of the pool."""
-        if self._closed or future.cancelled():
-            return
-        problem = future.exception()
-        if isinstance(problem, BrokenProcessPool):
-            with self._lock:
+        problem = None if future.cancelled() else future.exception()
+        with self._lock:
+            self._busy = False
+            if self._closed or future.cancelled():
+                return
+            if isinstance(problem, BrokenProcessPool):
                 self._pool = None
-            done("the process that looks for plans has ended")
-        elif problem is not None:
-            if not isinstance(problem, DistrEdgeError):
-                log.error("a re-plan failed", exc_info=problem)
-            done(str(problem) or type(problem).__name__)
-        else:
+        self._go_on()
+        if problem is None:
             done(future.result())
+        elif isinstance(problem, BrokenProcessPool):
+            done("the process that looks for plans has ended")
+        else:
+            log.error("a re-plan failed", exc_info=problem)
+            done(f"{type(problem).__name__}: {problem}".splitlines()[0])
+
+
+# The process.
 
 
 _known: Models | None = None
@@ -116,7 +146,16 @@ _known: Models | None = None
 def _begin(models: Path | None) -> None:
     global _known
     os.nice(10)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it ends it
+    Thread(target=_end_with_parent, daemon=True).start()
     _known = Models(models)
+
+
+def _end_with_parent() -> None:
+    """A controller that is killed leaves no process behind."""
+    if parent := parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def _warm_up() -> None:
@@ -126,14 +165,20 @@ def _warm_up() -> None:
 
     assert _known is not None
     graph, scenario = load_model("squeezenet1_1"), load_scenario("na-nano")
-    task = Task(graph, scenario, np.random.default_rng(0), VolumeCosts(graph, scenario.profiles), 0.2)
-    plan = make_plan(task, planner("search").plan(task), "search", 0)
-    replanned(Job("", scenario, plan, None, scenario.provider_names), _known, search_s=0.2)
+    task = Task(graph, scenario, np.random.default_rng(0), VolumeCosts(graph, scenario.profiles), 0.1)
+    plan = make_plan(task, planner("offload").plan(task), "offload", 0)
+    replanned(Job("", scenario, plan, None, scenario.provider_names), _known, search_s=0.1)
 
 
-def _work(job: Job) -> Outcome:
+def _work(job: Job) -> Outcome | str:
     assert _known is not None
-    return replanned(job, _known)
+    try:
+        return replanned(job, _known)
+    except DistrEdgeError as exc:
+        return str(exc)
+
+
+# A job.
 
 
 def replanned(job: Job, models: Models, search_s: float = SEARCH_S) -> Outcome:
@@ -141,45 +186,54 @@ def replanned(job: Job, models: Models, search_s: float = SEARCH_S) -> Outcome:
 
     Raises `InputError` if the model is not known or no plan can be carried out.
     """
-    began = time.perf_counter()
     graph = models.graph(job.plan.model)
-    scenario = _as_measured(job)
-    task = Task(graph, scenario, np.random.default_rng(job.seed), VolumeCosts(graph, scenario.profiles), search_s)
-    agent = _agent(job, graph)
+    began = time.perf_counter()
+    now = corrected(job.scenario, Measured(present=job.present, mbps=job.mbps, slowdown=job.slowdown))
+    there = _present(now, job)
+    task = Task(graph, there, np.random.default_rng(job.seed), VolumeCosts(graph, there.profiles), search_s)
+    agent = _agent(job)
     search = _searched(task, job, agent)
-    plan, kept = _best(task, search, job)
-    current_ms = math.inf
-    if workers(job.plan) <= {*job.present}:
-        current_ms = trace(job.plan.bind(graph), scenario, task.costs).latency_ms
-    policy, curve = _refined(job, agent, graph, kept)
-    latency_ms = plan.predicted.latency_ms if plan.predicted else math.inf
+    others = dict(_compared(task))
+    plans = _accepted(task, [*(("search", search.strategy(c)) for c in search.pool), *others.items()], job)
+    refined = None
+    if agent is not None and there.provider_names == now.provider_names:
+        usual = job.scenario.model_copy(update={"requester": now.requester})
+        left_s = JOB_S - (time.perf_counter() - began)
+        refined = _refined(task, job, agent, Simulators(graph, usual), plans, min(BUDGET_S, left_s))
+    changed = refined is not None and refined.agent is not agent
     return Outcome(
-        plan=plan,
-        latency_ms=latency_ms,
-        current_ms=current_ms,
-        policy=policy,
-        methods={**_methods(task), "search": latency_ms},
-        training=curve,
+        plan=plans[0],
+        latency_ms=_latency_ms(plans[0]),
+        current_ms=_current_ms(task, job),
+        policy=pack(refined.agent) if refined and changed else None,
+        methods={**{name: strategy.latency_ms for name, strategy in others.items()}, "search": search.pool[0].score},
+        training=refined.curve if refined else (),
         seconds=time.perf_counter() - began,
-        how="LC-PSS and search" + (", the policy fine-tuned" if policy else ""),
+        how=("LC-PSS and search" if plans[0].method == "search" else plans[0].method)
+        + (", the policy fine-tuned" if changed else ""),
     )
 
 
-def _as_measured(job: Job) -> Scenario:
-    """The job's scenario as it is now, with those providers only that are there."""
-    measured = Measured(present=job.present, mbps=job.mbps, slowdown=job.slowdown)
-    order = tuple(i for i, name in enumerate(job.scenario.provider_names) if name in job.present)
+def _present(now: Scenario, job: Job) -> Scenario:
+    """With those providers only that are there."""
+    order = tuple(i for i, name in enumerate(now.provider_names) if name in job.present)
     if not order:
         raise InputError("no provider of the scenario is there")
-    return corrected(job.scenario, measured).reordered(order)
+    return now.reordered(order)
+
+
+def _current_ms(task: Task, job: Job) -> float:
+    """What the plan in force takes now."""
+    if not workers(job.plan) <= {*job.present}:
+        return math.inf
+    return trace(job.plan.bind(task.graph), task.scenario, task.costs).latency_ms
 
 
 def _searched(task: Task, job: Job, agent: MovingAgent | None) -> JointSearch:
     """The joint search, which knows the plan in force and the policy's idea."""
     search = JointSearch(task)
-    known = [found for found in (_candidate(job.plan, task), _idea(agent, job, task)) if found is not None]
     search.screen(candidate_schemes(task), candidate_orders(search))
-    search.adopt(known)
+    search.adopt([found for found in (_candidate(job.plan, task), _idea(agent, job, task)) if found is not None])
     search.vary(0)
     return search
 
@@ -189,110 +243,110 @@ def _candidate(plan: Plan, task: Task) -> Candidate | None:
     names = task.scenario.provider_names
     if not workers(plan) <= {*names}:
         return None
-    rows = [dict(zip(plan.providers, np.diff(v.cuts), strict=True)) for v in plan.volumes]
     order = [name for name in plan.providers if name in names] + [name for name in names if name not in plan.providers]
-    cuts = np.array([np.concatenate([[0], np.cumsum([row.get(name, 0) for name in order])]) for row in rows])
-    starts = np.concatenate([[0], np.cumsum([len(v.layers) for v in plan.volumes])[:-1]])
-    return Candidate(tuple(int(s) for s in starts), tuple(names.index(name) for name in order), cuts, 0.0)
+    rows = [dict(zip(plan.providers, np.diff(v.cuts), strict=True)) for v in plan.volumes]
+    cuts = np.array([np.cumsum([0, *(row.get(name, 0) for name in order)]) for row in rows])
+    starts = np.cumsum([0, *(len(v.layers) for v in plan.volumes[:-1])])
+    return Candidate(tuple(starts.tolist()), tuple(names.index(name) for name in order), cuts, 0.0)
 
 
-def _idea(agent: MovingAgent | None, job: Job, task: Task) -> Candidate | None:
-    if agent is None or {*agent.header.names} != {*task.scenario.provider_names}:
-        return None
-    now = Conditions.of(task.scenario)
-    slowdown = np.array([job.slowdown.get(name, 1.0) for name in agent.header.names])
-    whole = agent.whole_plan(agent.decide(now.mbps, slowdown, now.io_ms))
-    return Candidate(whole.locations, whole.order, whole.cuts, 0.0)
-
-
-def _best(task: Task, search: JointSearch, job: Job) -> tuple[Plan, list[Candidate]]:
-    """The best plan that fits the providers' memory and was not refused; and the best candidates."""
-    refused = {_decisions(plan) for plan in job.banned}
-    problem: InputError | None = None
-    for candidate in search.pool:
-        try:
-            plan = make_plan(task, search.strategy(candidate), "search", job.seed)
-        except InputError as exc:
-            problem = problem or exc
-            continue
-        if _decisions(plan) not in refused:
-            return plan, search.pool[:3]
-    raise problem or InputError("every plan that was found was rolled back under such conditions")
-
-
-def _decisions(plan: Plan) -> object:
-    """Two plans with the same have the same done by the same."""
-    return plan.providers, plan.volumes
-
-
-def _methods(task: Task) -> dict[str, float]:
-    """Latency of the quick methods' plans, in ms."""
-    found: dict[str, float] = {}
+def _compared(task: Task) -> Iterable[tuple[str, Strategy]]:
+    """What the quick methods find."""
     until = time.perf_counter() + COMPARED_S
     for name in COMPARED:
         if time.perf_counter() > until:
-            break
+            return
         try:
-            strategy: Strategy = planner(name).plan(replace(task, rng=np.random.default_rng(0)))
-            found[name] = strategy.latency_ms
+            yield name, planner(name).plan(replace(task, rng=np.random.default_rng(0)))
         except InputError:
             continue  # it cannot serve this model or these devices
-    return found
+
+
+def _accepted(task: Task, found: list[tuple[str, Strategy]], job: Job) -> list[Plan]:
+    """The best plan that fits the providers' memory and is not like one that was refused, and those nearly as good."""
+    refused, problem, plans = [_shares(plan) for plan in job.banned], None, list[Plan]()
+    for method, strategy in sorted(found, key=lambda named: named[1].latency_ms):
+        if plans and strategy.latency_ms > PROPOSED * _latency_ms(plans[0]):
+            break
+        try:
+            plan = make_plan(task, strategy, method, job.seed)
+        except InputError as exc:
+            problem = problem or exc
+            continue
+        if not any(_alike(_shares(plan), shares) for shares in refused):
+            plans.append(plan)
+    if not plans:
+        raise problem or InputError("every plan that was found is like one that was rolled back under such conditions")
+    return plans
+
+
+def _latency_ms(plan: Plan) -> float:
+    return plan.predicted.latency_ms if plan.predicted else math.inf
+
+
+Shares = dict[tuple[str, str], dict[str, float]]
+
+
+def _shares(plan: Plan) -> Shares:
+    """The provider's shares of each volume, by its first and last layer; volumes that one computes alone are one."""
+    found: list[tuple[tuple[str, str], dict[str, float]]] = []
+    for v in plan.volumes:
+        rows = zip(plan.providers, np.diff(v.cuts).tolist(), strict=True)
+        shares, first = {name: count / v.cuts[-1] for name, count in rows if count}, v.layers[0]
+        if found and len(shares) == 1 and found[-1][1] == shares:
+            first = found.pop()[0][0]
+        found.append(((first, v.layers[-1]), shares))
+    return dict(found)
+
+
+def _alike(some: Shares, other: Shares) -> bool:
+    return some.keys() == other.keys() and all(
+        abs(shares.get(name, 0.0) - other[at].get(name, 0.0)) < ALIKE
+        for at, shares in some.items()
+        for name in {*shares, *other[at]}
+    )
 
 
 # The policy.
 
 
-def _agent(job: Job, graph: LayerGraph) -> MovingAgent | None:
+def _agent(job: Job) -> MovingAgent | None:
     """The policy, if it is an agent for a moving network of this model and these devices."""
     if job.policy is None:
         return None
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "policy.safetensors"
-        path.write_bytes(job.policy)
-        try:
-            agent = load_agent(path)
-            agent.header.check_model(job.plan.model)
-            agent.header.check_scenario(job.scenario)
-        except InputError as exc:
-            log.warning("the policy is not fine-tuned: %s", exc)
-            return None
+    try:
+        agent = unpack(job.policy, "the policy")
+        agent.header.check_model(job.plan.model)
+        agent.header.check_scenario(job.scenario)
+    except InputError as exc:
+        log.warning("the policy is not fine-tuned: %s", exc)
+        return None
     return agent
 
 
-def _refined(
-    job: Job, agent: MovingAgent | None, graph: LayerGraph, found: list[Candidate]
-) -> tuple[bytes | None, tuple[tuple[float, float], ...]]:
-    """The policy with what was found, and how it learnt; nothing while some of its devices are not there."""
-    if agent is None or {*job.present} != {*job.scenario.provider_names}:
-        return None, ()
-    usual = Conditions.of(job.scenario)
-    now = Conditions(
-        np.array([job.mbps.get(p.name, p.bandwidth_mbps) for p in job.scenario.providers]),
-        np.array([job.slowdown.get(p.name, 1.0) for p in job.scenario.providers]),
+def _conditions(job: Job) -> Conditions:
+    """As measured, in the scenario's order."""
+    usual, names = Conditions.of(job.scenario), job.scenario.provider_names
+    return Conditions(
+        np.array([job.mbps.get(name, rate) for name, rate in zip(names, usual.mbps, strict=True)]),
+        np.array([job.slowdown.get(name, 1.0) for name in names]),
         usual.io_ms,
     )
-    plans = [WholePlan(c.locations, c.order, c.cuts) for c in found]
-    refined = refine(agent, _simulators(_Of(graph, job.scenario)), now, plans, np.random.default_rng(job.seed))
-    if refined.agent is agent:
-        return None, refined.curve
-    return pack(refined.agent), refined.curve
 
 
-class _Of:
-    """A key: simulators are kept for a model on a scenario."""
-
-    def __init__(self, graph: LayerGraph, scenario: Scenario) -> None:
-        self.graph, self.scenario = graph, scenario
-        self._key = graph.sha256, scenario.model_dump_json()
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Of) and self._key == other._key
+def _idea(agent: MovingAgent | None, job: Job, task: Task) -> Candidate | None:
+    """What the policy would decide; None while some of its devices are not there."""
+    if agent is None or agent.header.names != task.scenario.provider_names:
+        return None
+    now = _conditions(job)
+    whole = agent.whole_plan(agent.decide(now.mbps, now.slowdown, now.io_ms))
+    return Candidate(whole.locations, whole.order, whole.cuts, 0.0)
 
 
-@lru_cache(4)
-def _simulators(of: _Of) -> Simulators:
-    return Simulators(of.graph, of.scenario)
+def _refined(
+    task: Task, job: Job, agent: MovingAgent, simulators: Simulators, plans: list[Plan], budget_s: float
+) -> Refined:
+    """The policy with the plans that were found."""
+    found = [candidate for plan in plans if (candidate := _candidate(plan, task))]
+    whole = [WholePlan(c.locations, c.order, c.cuts) for c in found]
+    return refine(agent, simulators, _conditions(job), whole, np.random.default_rng(job.seed), budget_s)

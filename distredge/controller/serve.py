@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -20,8 +22,9 @@ from distredge.controller.decisions import Decider
 from distredge.controller.limits import CONNECTIONS, Connection, Gate
 from distredge.controller.metrics import Metrics
 from distredge.controller.models import Models
+from distredge.controller.policies import Policies
 from distredge.controller.replanning import BackgroundReplanner
-from distredge.controller.service import make_app, usual_scenario
+from distredge.controller.service import make_app
 from distredge.controller.store import Store
 from distredge.errors import DistrEdgeError, InputError
 from distredge.runtime.transport import is_loopback, parse_address
@@ -32,6 +35,9 @@ GRACE_S = 3
 """That requests which are being answered have when the controller ends."""
 
 BACKLOG = 1024
+
+SWITCH_S = 0.0005
+"""After which a thread that computes lets the one that answers requests go first; Python's usual 5 ms are many."""
 
 log = logging.getLogger(__name__)
 
@@ -82,18 +88,16 @@ class Service:
     """The application with all that stands before it and beside it; `app` is what a server runs."""
 
     def __init__(self, core: Core, decider: Decider, loopback: bool, host_names: tuple[str, ...] = ()) -> None:
-        self._core, self._decider = core, decider
-        self._decided: set[tuple[str, bool]] = set()
+        self._core, self._policies = core, Policies(core, decider)
         self.auth, self.metrics = Auth(core.store, loopback), Metrics(core)
-        self.inner = make_app(core, decider, self.metrics)
-        self.app = Gate(self.inner, self.auth, host_names, self.metrics.failed)
+        self.app = Gate(make_app(core, self._policies, self.metrics), self.auth, host_names, self.metrics.failed)
         self._problems: dict[str, str] = {}
         self.tick()
 
     def tick(self) -> None:
         """What is to be done twice a second; what cannot be done now is logged, once, and tried again."""
-        for what in (self._core.tick, self.auth.refresh, self.metrics.follow, self._keep_in_step):
-            name, problem = what.__name__, ""
+        for what in (self._core.tick, self.auth.refresh, self.metrics.follow, self._policies.refresh):
+            name, problem = what.__qualname__, ""
             try:
                 what()
             except DistrEdgeError as exc:
@@ -120,18 +124,6 @@ class Service:
         finally:
             over.set()
             thread.join()
-
-    def _keep_in_step(self) -> None:
-        """Have the decider know each stored policy, again when its scenario has become known."""
-        for entry in self._core.policies():
-            usual = usual_scenario(self._core, entry.scenario)
-            key = (entry.sha256, usual is not None)
-            if key not in self._decided:
-                self._decided.add(key)
-                try:
-                    self._decider.add(self._core.policy(entry.sha256), usual)
-                except InputError as exc:
-                    log.warning("no decisions by the policy %s: %s", entry.sha256[:12], exc)
 
 
 @contextmanager
@@ -181,6 +173,8 @@ def configured(service: Service, certificate: tuple[Path, Path] | None = None) -
 def _run(service: Service, listener: socket.socket, certificate: tuple[Path, Path] | None) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _ended)  # uvicorn raises what it was ended by again, when all is done
+    gc.freeze()  # of what is there now nothing will be garbage: collections, in which requests wait, leave it out
+    sys.setswitchinterval(SWITCH_S)
     uvicorn.Server(configured(service, certificate)).run(sockets=[listener])
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,8 +19,6 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
-from pydantic import Field, TypeAdapter, ValidationError
-from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 
 from distredge import __version__
@@ -39,19 +37,25 @@ from distredge.control.schema import (
     StreamSummary,
     StreamView,
     Telemetry,
+    Text,
 )
 from distredge.controller.auth import needed_roles
 from distredge.controller.core import Conflict, Core, NotKnown
 from distredge.controller.decisions import Decider
-from distredge.controller.library import MAX_NAME, read_policy
+from distredge.controller.library import MAX_NAME
 from distredge.controller.metrics import CONTENT_TYPE, Metrics
+from distredge.controller.policies import Policies
 from distredge.controller.store import PolicyEntry, StoreError
+from distredge.controller.strict import StrictRoute, first_problem
 from distredge.errors import InputError
 from distredge.plans.nodes import NODE_NAME
 from distredge.plans.plan import Plan
-from distredge.scenario import Scenario, load_scenario
+from distredge.scenario import Scenario
 
 WEB = Path(__file__).with_name("web")
+
+YAML_CHARACTERS = 64 * 1024
+"""Of a profile; reading that takes half a second, and JSON a thousandth of that."""
 
 log = logging.getLogger(__name__)
 
@@ -82,58 +86,7 @@ class Stored(Frozen):
 class Why(Frozen):
     """Why an operator intervenes."""
 
-    reason: str = Field(default="", max_length=400)
-
-
-class StrictRoute(APIRoute):
-    """Takes a body for what its JSON says: no text or truth value for a number, no NaN or Infinity."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """See `APIRoute`: what FastAPI then validates is a value already."""
-        handle = super().get_route_handler()
-        if self.body_field is None:
-            return handle
-        adapter = TypeAdapter[Any](self.body_field.field_info.annotation or Any)
-
-        async def strict(request: Request) -> Response:
-            return await handle(_Read(request, read_json(adapter, await request.body())))
-
-        return strict
-
-
-class _Read(Request):
-    """A request whose JSON has become a value."""
-
-    def __init__(self, request: Request, value: object) -> None:
-        super().__init__(request.scope, request.receive)
-        self._value = value
-
-    async def body(self) -> bytes:
-        """Anything: it is asked for whether there is one."""
-        return b"{}"
-
-    async def json(self) -> Any:
-        """The value."""
-        return self._value
-
-
-def read_json(adapter: TypeAdapter[Any], body: bytes) -> object:
-    """A value of its JSON; raises `InputError` that names the first field that is wrong."""
-    try:
-        from_json(body, allow_inf_nan=False)  # fields that no limit keeps finite exist
-        return adapter.validate_json(body, strict=True)
-    except ValidationError as exc:
-        raise InputError(first_problem(exc.errors(include_url=False, include_input=False))) from None
-    except ValueError as exc:
-        raise InputError(f"the body is no JSON: {exc}") from None
-
-
-def first_problem(errors: Sequence[Any]) -> str:
-    """The first of pydantic's errors in words; an unknown key before one that is missing, as it may be that one."""
-    first = min(errors, key=lambda e: e["type"] != "extra_forbidden")
-    where = ".".join(str(part) for part in first["loc"])[:200]
-    said = str(first["msg"]).removeprefix("Value error, ")
-    return f"'{where}': {said}" if where else f"the body: {said}"
+    reason: Text = ""
 
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -143,7 +96,6 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         401: "A token is needed.",
         403: "The token's role may not do this.",
         404: "There is no such thing here.",
-        408: "The body did not arrive in time.",
         409: "It does not fit what has happened already.",
         413: "The body is too large.",
         415: "The body is of another kind.",
@@ -153,7 +105,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def make_app(core: Core, decider: Decider, metrics: Metrics) -> FastAPI:
+def make_app(core: Core, policies: Policies, metrics: Metrics) -> FastAPI:
     """The application, without what stands before it (`limits.Gate`)."""
     app = FastAPI(
         title="DistrEdge controller", version=__version__, docs_url=None, redoc_url=None, responses=PROBLEMS,
@@ -162,10 +114,11 @@ def make_app(core: Core, decider: Decider, metrics: Metrics) -> FastAPI:
     )  # fmt: skip
     app.router.route_class = StrictRoute
     _handle_errors(app)
-    _decisions(app, decider, metrics)
+    _decisions(app, policies.decider, metrics)
     _devices(app, core)
     _streams(app, core, metrics)
-    _stored(app, core, decider)
+    _stored(app, core, policies)
+    _described(app, core)
     _looks(app, core, metrics)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
@@ -198,11 +151,20 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, exc: HTTPException) -> JSONResponse:
-        return answer(exc.status_code, exc.detail, exc.headers)
+        if exc.status_code != 405:
+            return answer(exc.status_code, exc.detail, exc.headers)
+        allowed = _methods(app, request.scope["path"])
+        return answer(405, f"{request.method[:20]} is not possible here, but {allowed} is", {"Allow": allowed})
 
     @app.exception_handler(Exception)
     async def failed(request: Request, exc: Exception) -> JSONResponse:  # uvicorn logs it
         return answer(500, "the controller failed to answer; its log says why")
+
+
+def _methods(app: FastAPI, path: str) -> str:
+    """What can be done at a path; Starlette names the methods of the first route alone."""
+    routes = (r for r in app.routes if isinstance(r, APIRoute) and r.path_regex.match(path))
+    return ", ".join(sorted({method for route in routes for method in route.methods or ()}))
 
 
 def _decisions(app: FastAPI, decider: Decider, metrics: Metrics) -> None:
@@ -271,7 +233,7 @@ def _order(act: Callable[[str, str], Orders]) -> Callable[..., Orders]:
     return order
 
 
-def _stored(app: FastAPI, core: Core, decider: Decider) -> None:
+def _stored(app: FastAPI, core: Core, kept: Policies) -> None:
     @app.put("/v1/plans", tags=["stored"], summary="Store a plan")
     def add_plan(plan: Plan) -> Stored:
         return Stored(sha256=core.add_plan(plan))
@@ -289,7 +251,7 @@ def _stored(app: FastAPI, core: Core, decider: Decider) -> None:
     async def add_policy(request: Request) -> PolicyEntry:
         """The content of a file that `distredge pretrain` or `distredge train` has written."""
         blob = await request.body()
-        return await run_in_threadpool(_keep_policy, core, decider, blob)
+        return await run_in_threadpool(kept.add, blob)
 
     @app.get("/v1/policies", tags=["stored"], summary="The stored policies")
     def policies() -> tuple[PolicyEntry, ...]:
@@ -302,6 +264,8 @@ def _stored(app: FastAPI, core: Core, decider: Decider) -> None:
     def policy(sha256: Hash) -> Response:
         return Response(core.policy(sha256), media_type="application/octet-stream")
 
+
+def _described(app: FastAPI, core: Core) -> None:
     text = {"application/json": {"schema": {}}, "application/yaml": {"schema": {"type": "string"}}}
 
     @app.put(
@@ -314,6 +278,8 @@ def _stored(app: FastAPI, core: Core, decider: Decider) -> None:
             content = (await request.body()).decode()
         except UnicodeDecodeError:
             raise InputError("the profile is no text: send the content of its file") from None
+        if len(content) > YAML_CHARACTERS and not content.lstrip().startswith("{"):
+            raise HTTPException(413, f"a profile of more than {YAML_CHARACTERS} characters must be JSON")
         await run_in_threadpool(core.add_profile, name, content)
 
     @app.get("/v1/profiles", tags=["stored"], summary="Names of the stored profiles")
@@ -370,22 +336,6 @@ def _looks(app: FastAPI, core: Core, metrics: Metrics) -> None:
         return FileResponse(WEB / "index.html")
 
     app.mount("/web", StaticFiles(directory=WEB), name="web")
-
-
-def _keep_policy(core: Core, decider: Decider, blob: bytes) -> PolicyEntry:
-    """Store a policy by which decisions can be made."""
-    decider.add(blob, usual_scenario(core, read_policy(blob).scenario))
-    return core.add_policy(blob)
-
-
-def usual_scenario(core: Core, name: str) -> Scenario | None:
-    """A stored scenario, or else a shipped one, of this name; None if there is neither."""
-    for find in (core.scenario, load_scenario):
-        try:
-            return find(name) if re.fullmatch(r"[\w.-]+", name) and not name.endswith((".yaml", ".yml")) else None
-        except InputError:
-            continue
-    return None
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

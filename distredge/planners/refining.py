@@ -3,8 +3,8 @@
 New plans, found for these conditions, join its library; the critic gets their forms from the simulator's slopes, as in
 the pre-training, and a plan's place in the embedding is between those that are good and bad where it is. Then rounds:
 the actor's last layer is fitted anew (ridge regression towards what it was) to where the best plans stand, half on
-conditions about these, half on all that the agent is for, so that it forgets nothing; and where the critic took a plan
-for better than it is, the plan gets the simulator's tangent there. As a latency is nearly a maximum of linear forms, a
+conditions about these, half on all that the agent is for, so that it forgets nothing; and where the critic is wrong
+about the plan that is decided, it gets the simulator's tangent. As a latency is nearly a maximum of linear forms, a
 tangent makes the critic right at one place and hardly wrong at others. What comes of a round is kept only if it decides
 no worse now, and elsewhere hardly. A second's work at most, with NumPy alone.
 """
@@ -49,13 +49,13 @@ SLOPES_AT = 32
 SPREADS = (0.1, 0.3)
 """Standard deviations of the logarithms of rates about the present ones, in turn."""
 
-ROUNDS = 20
+ROUNDS = 8
 
 WRONG = 0.002
 """The critic is right if it errs by less than this share."""
 
 FORGETS = 0.002
-"""By so much, in the mean of the logarithm, may latencies grow elsewhere."""
+"""By so much, in the mean of the logarithm, may latencies grow near by and elsewhere."""
 
 NEAREST = 3
 """Plans between which a new one is put."""
@@ -105,8 +105,8 @@ class Mark(NamedTuple):
 
     def beats(self, other: Mark, first: Mark) -> bool:
         """Whether the agent is better where it is than another one, and nowhere worse than at `first`."""
-        kept = self.now_ms <= first.now_ms and self.elsewhere <= first.elsewhere + FORGETS
-        return kept and self.here < other.here
+        kept = max(self.near - first.near, self.elsewhere - first.elsewhere) <= FORGETS
+        return kept and self.now_ms <= first.now_ms and self.here < other.here
 
     @property
     def here(self) -> float:
@@ -283,8 +283,8 @@ def _corrected(agent: MovingAgent, simulators: Simulators, lessons: Lessons) -> 
     critic = agent.networks.critic.copy()
     decided = _decided(agent, lessons.told[: lessons.near])
     cases = [(0, int(np.argmin(lessons.latency_ms[0]))), *enumerate(decided.tolist())]
-    wrong = [case for case in dict.fromkeys(cases) if _correct(critic, agent.library, simulators, lessons, *case)]
-    return replace(agent, networks=replace(agent.networks, critic=critic)) if wrong else agent
+    wrong = [_correct(critic, agent.library, simulators, lessons, n, plan) for n, plan in dict.fromkeys(cases)]
+    return replace(agent, networks=replace(agent.networks, critic=critic)) if any(wrong) else agent
 
 
 def _correct(

@@ -15,22 +15,19 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save
 
 from distredge.agents.moving.header import Header
 from distredge.agents.moving.policy import MovingAgent, Networks, Roles, WholePlan
+from distredge.agents.tensors import Arrays, read_tensors
 from distredge.config import validate
 from distredge.errors import InputError
 from distredge.resources import write_atomically
 
 KEY = "distredge"
-
-Arrays = dict[str, npt.NDArray[Any]]
 
 
 def save_agent(agent: MovingAgent, path: Path) -> None:
@@ -60,13 +57,20 @@ def load_agent(path: Path) -> MovingAgent:
     if not path.is_file():
         raise InputError(f"cannot read '{path}': no such file; `distredge pretrain` makes one")
     try:
-        with safe_open(path, framework="np") as stored:
-            text = (stored.metadata() or {})[KEY]
-            arrays: Arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
-        header = validate(json.loads(text), Header, InputError, str(path))
+        content = path.read_bytes()
+    except OSError as exc:
+        raise InputError(f"cannot read '{path}': {exc.strerror}") from exc
+    return unpack(content, str(path))
+
+
+def unpack(blob: bytes, where: str) -> MovingAgent:
+    """The agent of a file's content; raises `InputError` with one line, in which the file is called `where`."""
+    try:
+        about, arrays = read_tensors(blob)
+        header = validate(json.loads(about[KEY]), Header, InputError, where)
         return _assembled(header, arrays)
-    except (SafetensorError, OSError, KeyError, IndexError, TypeError, ValueError) as exc:
-        raise InputError(f"'{path}' is no agent, or damaged ({exc}): pre-train it again") from exc
+    except (SafetensorError, KeyError, IndexError, TypeError, ValueError) as exc:
+        raise InputError(f"'{where}' is no agent, or damaged ({exc}): pre-train it again") from exc
 
 
 def _assembled(header: Header, arrays: Arrays) -> MovingAgent:
