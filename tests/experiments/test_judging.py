@@ -7,8 +7,8 @@ from itertools import product
 
 import pytest
 
-from distredge.experiments import breakdown, dynamic, groups, nonlinear, schemes, tables
-from distredge.experiments.base import SECONDS, Judgement, Results, Row
+from distredge.experiments import breakdown, groups, nonlinear, schemes, tables
+from distredge.experiments.base import Judgement, Results, Row
 from distredge.experiments.judging import BASELINES, faster, gains, judged_larger, rows_of, within
 from distredge.experiments.registry import CLAIMS, EXPERIMENTS
 
@@ -113,46 +113,6 @@ def test_samples(few: float, many: float, verdict: str) -> None:
         for place, n, k in product(schemes.SAMPLE_PLACES, schemes.SAMPLE_COUNTS, range(2))
     ]
     assert schemes.judge_samples({"fig5": rows}, "").verdict == verdict
-
-
-def hour(**ms: tuple[float, float, float]) -> Results:
-    """Latency in the three segments by method, and seconds of planning: 100 of `osds`, 600 of `aofl`."""
-    rows: list[Row] = [
-        {"method": method, "mode": "online", "t_s": 1200 * k, "latency_ms": t}
-        for method, segments in ms.items()
-        for k, t in enumerate(segments)
-    ]
-    seconds: list[Row] = [
-        {"method": m, "mode": "online", "plan_seconds": s} for m, s in (("osds", 100.0), ("aofl", 600.0))
-    ]
-    return {"fig12": rows, "fig12" + SECONDS: seconds}
-
-
-@pytest.mark.parametrize(
-    ("osds", "verdict"),
-    [
-        ((50.0, 60.0, 65.0), "holds"), ((50.0, 90.0, 110.0), "holds partly"), ((80.0, 90.0, 95.0), "does not hold"),
-        ((100.0, 90.0, 110.0), "does not hold"),
-    ],
-)  # fmt: skip
-def test_share_of_aofl(osds: tuple[float, float, float], verdict: str) -> None:
-    assert dynamic.judge_share(hour(osds=osds, aofl=(100.0, 100.0, 100.0)), "").verdict == verdict
-
-
-def test_coedge_and_adapting() -> None:
-    others = {"osds": (1.0, 1.0, 1.0), "aofl": (2.0, 2.0, 2.0)}
-    for coedge, verdict in (
-        ((3.0, 3.0, 3.0), "holds"),
-        ((3.0, 1.0, 3.0), "holds partly"),
-        ((1.0,) * 3, "does not hold"),
-    ):
-        assert dynamic.judge_coedge(hour(coedge=coedge, **others), "").verdict == verdict
-    results = dict(hour(**others))
-    assert dynamic.judge_adapting(results, "").verdict == "holds"
-    results["fig12" + SECONDS] = [{"method": m, "plan_seconds": s} for m, s in (("osds", 9.0), ("aofl", 0.1))]
-    assert dynamic.judge_adapting(results, "").verdict == "holds partly"
-    results["fig12" + SECONDS] = [{"method": m, "plan_seconds": s} for m, s in (("osds", 900.0), ("aofl", 0.1))]
-    assert dynamic.judge_adapting(results, "").verdict == "does not hold"
 
 
 def test_nonlinear() -> None:
