@@ -11,7 +11,7 @@ import sys
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from benchmarks import agent, engine, exact, many_devices, planning, runtime, scission, simulator  # noqa: E402
+from benchmarks import agent, controller, engine, exact, many_devices, planning, runtime, scission, simulator  # noqa: E402
 
 BENCHMARKS = {
     "simulator": simulator.main,
@@ -22,6 +22,7 @@ BENCHMARKS = {
     "exact": exact.main,
     "agent": agent.main,
     "runtime": runtime.main,
+    "controller": controller.main,
 }
 
 

@@ -6,6 +6,8 @@ import logging
 import re
 from contextlib import suppress
 
+from pydantic import ValidationError
+
 from distredge.control.schema import DecisionRequest
 from distredge.controller.core import Core
 from distredge.controller.decisions import Decider
@@ -49,7 +51,7 @@ class Policies:
     def _take(self, entry: PolicyEntry, blob: bytes, is_stored: bool) -> None:
         """Decide by it once already: what that compiles and loads must not keep the first who asks waiting."""
         self.decider.add(blob, self._usual(entry.scenario, is_stored))
-        with suppress(InputError):  # some policies decide no whole plan
+        with suppress(InputError, ValidationError):  # some decide no whole plan, or have a name too long to ask for
             self.decider.decide(DecisionRequest(model=entry.model, scenario=entry.scenario, policy_sha256=entry.sha256))
 
     def _usual(self, name: str, is_stored: bool) -> Scenario | None:

@@ -190,7 +190,7 @@ def replanned(job: Job, models: Models, search_s: float = SEARCH_S) -> Outcome:
     began = time.perf_counter()
     now = corrected(job.scenario, Measured(present=job.present, mbps=job.mbps, slowdown=job.slowdown))
     there = _present(now, job)
-    task = Task(graph, there, np.random.default_rng(job.seed), VolumeCosts(graph, there.profiles), search_s)
+    task = Task(graph, there, np.random.default_rng(job.seed), VolumeCosts(graph, now.profiles), search_s)
     agent = _agent(job)
     search = _searched(task, job, agent)
     others = dict(_compared(task))
@@ -204,7 +204,7 @@ def replanned(job: Job, models: Models, search_s: float = SEARCH_S) -> Outcome:
     return Outcome(
         plan=plans[0],
         latency_ms=_latency_ms(plans[0]),
-        current_ms=_current_ms(task, job),
+        current_ms=_current_ms(task, now, job),
         policy=pack(refined.agent) if refined and changed else None,
         methods={**{name: strategy.latency_ms for name, strategy in others.items()}, "search": search.pool[0].score},
         training=refined.curve if refined else (),
@@ -222,11 +222,11 @@ def _present(now: Scenario, job: Job) -> Scenario:
     return now.reordered(order)
 
 
-def _current_ms(task: Task, job: Job) -> float:
-    """What the plan in force takes now."""
+def _current_ms(task: Task, now: Scenario, job: Job) -> float:
+    """What the plan in force takes now; it may name providers that are not there, as long as they do nothing."""
     if not workers(job.plan) <= {*job.present}:
         return math.inf
-    return trace(job.plan.bind(task.graph), task.scenario, task.costs).latency_ms
+    return trace(job.plan.bind(task.graph), now, task.costs).latency_ms
 
 
 def _searched(task: Task, job: Job, agent: MovingAgent | None) -> JointSearch:

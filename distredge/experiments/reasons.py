@@ -59,8 +59,7 @@ REASONS: dict[tuple[str, str], str] = {
         " the Nanos compute while the Xaviers' links are busy, which takes longer and costs nothing."
     ),
     ("adapting", "holds partly"): (
-        "AOFL's partition is searched by dynamic programming here, as its authors describe it, not by brute force; and"
-        " the stand-in for DistrEdge makes a whole new plan on this machine."
+        "AOFL's partition is searched by dynamic programming here, as its authors describe it, not by brute force."
     ),
     ("nonlinear", "holds partly"): (
         "A GPU computes rows in waves, so latency is a staircase where maps are small; a CPU's latency is nearly"

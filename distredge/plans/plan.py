@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
 
-from distredge.config import Frozen, Version1, Whole, read_json
+from distredge.config import Frozen, Number, Version1, Whole, read_json
 from distredge.errors import PlanError
 from distredge.geometry.interval import Interval
 from distredge.geometry.split import SplitPart, Volume, parts
@@ -42,10 +42,10 @@ class VolumePlan(Frozen):
 class Prediction(Frozen):
     """What the simulator says of the plan; `compute_ms` and `transfer_ms` are sums by provider."""
 
-    latency_ms: float = Field(gt=0)
-    ips: float = Field(gt=0)
-    compute_ms: dict[str, float]
-    transfer_ms: dict[str, float]
+    latency_ms: float = Field(gt=0, allow_inf_nan=False)
+    ips: float = Field(gt=0, allow_inf_nan=False)
+    compute_ms: dict[str, Number]
+    transfer_ms: dict[str, Number]
 
 
 class Plan(Frozen):
