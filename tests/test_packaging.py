@@ -96,7 +96,9 @@ def test_constraints_pin_everything_that_is_installed() -> None:
     pins = {canonicalize_name(r.name): str(r.specifier) for r in map(Requirement, lines)}
     assert all(p.startswith("==") and "*" not in p for p in pins.values())
     assert pins["torch"] == "==2.13.0"
-    assert needed("distredge", {"train", "tune", "ray", "plot", "images", "controller", "dev"}, {}) - {"distredge"} == set(pins)
+    assert needed("distredge", {"train", "tune", "ray", "plot", "images", "controller", "dev"}, {}) - {
+        "distredge"
+    } == set(pins)
 
 
 def needed(name: str, extras: set[str], seen: dict[str, set[str]]) -> set[str]:

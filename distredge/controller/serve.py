@@ -37,6 +37,9 @@ GRACE_S = 3
 BACKLOG = 1024
 
 SWITCH_S = 0.0005
+"""A call waits so long at most for the thread that ticks to let go of the interpreter."""
+
+SWITCH_S = 0.0005
 """After which a thread that computes lets the one that answers requests go first; Python's usual 5 ms are many."""
 
 log = logging.getLogger(__name__)
@@ -175,6 +178,9 @@ def _run(service: Service, listener: socket.socket, certificate: tuple[Path, Pat
         signal.signal(number, _ended)  # uvicorn raises what it was ended by again, when all is done
     gc.freeze()  # of what is there now nothing will be garbage: collections, in which requests wait, leave it out
     sys.setswitchinterval(SWITCH_S)
+    sys.setswitchinterval(SWITCH_S)
+    gc.collect()
+    gc.freeze()  # what is loaded stays: no collection need look at it again while somebody waits
     uvicorn.Server(configured(service, certificate)).run(sockets=[listener])
 
 

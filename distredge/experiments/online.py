@@ -51,8 +51,8 @@ SEEN_S = 10.0
 NEAR = 0.10
 """Near: so much above the oracle's at most."""
 
-STEADY = 40
-"""Frames: about two and a half seconds."""
+STEADY = 20
+"""Frames."""
 
 ORACLE_S = 10.0
 """Budget of the search for the oracle's plan."""
@@ -66,7 +66,7 @@ _PATIENCE_S = 60.0
 class Passage:
     """How a stream went through it; latencies in ms, medians.
 
-    `back_s`: from the change until the first of `STEADY` frames whose median is near the oracle's; None: never.
+    `back_s`: from the change until the first of `STEADY` frames, nine in ten of which are near the oracle's, if ever.
     """
 
     images: int
@@ -231,9 +231,9 @@ def _passage(
 
 
 def _back_s(at_s: FloatArray, ms: FloatArray, near_ms: float) -> float | None:
-    """When, after moment 0, the first frame came of `STEADY` ones whose median is near."""
+    """When, after moment 0, the first frame came of `STEADY` ones of which nine in ten are near."""
     for i in np.flatnonzero(at_s > 0.0):
-        if len(ms) - i >= STEADY and np.median(ms[i : i + STEADY]) <= near_ms:
+        if len(ms) - i >= STEADY and np.mean(ms[i : i + STEADY] <= near_ms) >= 0.9:
             return float(at_s[i])
     return None
 

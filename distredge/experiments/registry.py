@@ -11,9 +11,9 @@ from distredge.experiments.base import Claim, Effort, Experiment, Page
 def _paper_work(effort: Effort) -> str:
     splitter = "annealing" if effort.splitter == "annealing" else "the agent"
     return (
-        f"osds-paper trains for {effort.paper_episodes or 4000} episodes (the paper: 4000; Fig. 12 says its own); Fig. 4 has"
-        f" {effort.alpha_repeats} and Fig. 5 {effort.sample_repeats} repeats, split by {splitter}; no method has a time"
-        " limit"
+        f"osds-paper trains for {effort.paper_episodes or 4000} episodes (the paper: 4000; Fig. 12 says its own);"
+        f" Fig. 4 has {effort.alpha_repeats} and Fig. 5 {effort.sample_repeats} repeats, split by {splitter}; no method"
+        " has a time limit"
     )
 
 

@@ -14,6 +14,7 @@ reads and computations, each linear in 1 / rate, slowdown or delay. So the criti
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -61,8 +62,8 @@ class Roles(NamedTuple):
         """(..., P): which provider plays each role, under conditions (..., P); of a kind the quickest comes first."""
         alone_ms = self.alone[:, 0] / mbps + self.alone[:, 1] * slowdown + io_ms
         cast = np.empty(alone_ms.shape, dtype=np.int64)
-        ranked = np.lexsort((alone_ms, np.broadcast_to(self.kinds, alone_ms.shape)), axis=-1)
-        cast[..., np.argsort(self.kinds, kind="stable")] = ranked
+        kinds = self.kinds if alone_ms.ndim == 1 else np.broadcast_to(self.kinds, alone_ms.shape)
+        cast[..., np.argsort(self.kinds, kind="stable")] = np.lexsort((alone_ms, kinds), axis=-1)
         return cast
 
 
@@ -85,6 +86,12 @@ class Networks:
     actor: tuple[tuple[Float32Array, Float32Array], ...]
     embedding: Float32Array
 
+    @cached_property
+    def half_norms(self) -> Float32Array:
+        """(plans,): half the square of each plan's distance from the embedding's origin."""
+        half: Float32Array = 0.5 * np.square(self.embedding).sum(axis=1)
+        return half
+
     def latency_ms(self, z: Float32Array, plans: IntArray | slice = slice(None)) -> Float32Array:
         """(plans,): what the critic says of some plans, `z` (F,)."""
         answers: Float32Array = (self.critic[plans] @ z).max(axis=1)
@@ -100,8 +107,12 @@ class Networks:
 
 def features(mbps: FloatArray, slowdown: FloatArray, io_ms: FloatArray) -> Float32Array:
     """(..., 3 P + 1): z, what the critic's linear forms are of; conditions (..., P) in the order of the roles."""
-    one = np.ones((*np.shape(mbps)[:-1], 1))
-    return np.concatenate([UNIT_MBPS / np.asarray(mbps), slowdown, io_ms, one], axis=-1).astype(np.float32)
+    shape = np.shape(mbps)
+    count = shape[-1]
+    z = np.empty((*shape[:-1], 3 * count + 1), dtype=np.float32)
+    z[..., :count] = UNIT_MBPS / np.asarray(mbps)
+    z[..., count : 2 * count], z[..., 2 * count : -1], z[..., -1] = slowdown, io_ms, 1.0
+    return z
 
 
 def actor_inputs(z: Float32Array) -> Float32Array:
@@ -134,7 +145,8 @@ class MovingAgent:
         embedding, most = self.networks.embedding, self.header.candidates
         if most >= len(embedding):
             return np.arange(len(embedding))
-        far = np.square(embedding - self.networks.propose(actor_inputs(z))).sum(axis=1)
+        # Half of the square of the distance, less what is the same for all.
+        far = self.networks.half_norms - embedding @ self.networks.propose(actor_inputs(z))
         return np.argpartition(far, most)[:most]
 
     def whole_plan(self, decision: Decision) -> WholePlan:
