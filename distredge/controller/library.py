@@ -10,10 +10,10 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
-from distredge.agents.moving.file import KEY
-from distredge.agents.moving.file import load_agent as load_moving
+from distredge.agents.moving.file import KEY, unpack
+from distredge.agents.tensors import read_tensors
 from distredge.controller.store import PolicyEntry, Store
 from distredge.errors import InputError, ProfileError, ScenarioError
 from distredge.plans.nodes import NODE_NAME
@@ -173,26 +173,16 @@ def parse_profile(text: str) -> Profile:
 
 def read_policy(blob: bytes) -> PolicyEntry:
     """What a policy's file says that it is for; raises `InputError` if it is none, or damaged."""
-    from distredge.agents.actor_file import load_agent as load_actor  # Numba, which the moving agent needs not
-
     sha256 = hashlib.sha256(blob).hexdigest()
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / f"{sha256[:12]}.safetensors"
-        path.write_bytes(blob)
-        try:
-            if _is_moving(path):
-                header = load_moving(path).header
-                return PolicyEntry(sha256=sha256, kind="moving", model=header.model.name, scenario=header.scenario)
-            card = load_actor(path).card
-            return PolicyEntry(sha256=sha256, kind="osds", model=card.model, scenario=card.scenario)
-        except InputError as exc:
-            raise InputError(f"this is no policy, or damaged: {str(exc).replace(f'{folder}/', '')}") from exc
-
-
-def _is_moving(path: Path) -> bool:
+    where = sha256[:12]
     try:
-        with safe_open(path, framework="np") as stored:
-            about = json.loads((stored.metadata() or {})[KEY])
-            return isinstance(about, dict) and about.get("kind") == "moving"
-    except (SafetensorError, OSError, KeyError, ValueError) as exc:
-        raise InputError(str(exc)) from exc
+        about, _ = read_tensors(blob)
+        if json.loads(about[KEY]).get("kind") == "moving":
+            header = unpack(blob, where).header
+            return PolicyEntry(sha256=sha256, kind="moving", model=header.model.name, scenario=header.scenario)
+        from distredge.agents.actor_file import unpack as unpack_actor  # Numba, which the moving agent needs not
+
+        card = unpack_actor(blob, where).card
+        return PolicyEntry(sha256=sha256, kind="osds", model=card.model, scenario=card.scenario)
+    except (InputError, SafetensorError, KeyError, AttributeError, ValueError) as exc:
+        raise InputError(f"this is no policy, or damaged: {exc}") from exc

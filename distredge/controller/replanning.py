@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import signal
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Lock
 
 import numpy as np
 
@@ -37,6 +35,7 @@ from distredge.planners.candidates import candidate_schemes
 from distredge.planners.refining import BUDGET_S, Refined, refine
 from distredge.planners.search import Candidate, JointSearch, candidate_orders
 from distredge.plans.plan import Plan
+from distredge.runtime.background import begin_background
 from distredge.scenario import Scenario
 from distredge.simulate.conditions import Conditions
 from distredge.simulate.costs import VolumeCosts
@@ -145,17 +144,8 @@ _known: Models | None = None
 
 def _begin(models: Path | None) -> None:
     global _known
-    os.nice(10)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it ends it
-    Thread(target=_end_with_parent, daemon=True).start()
+    begin_background()
     _known = Models(models)
-
-
-def _end_with_parent() -> None:
-    """A controller that is killed leaves no process behind."""
-    if parent := parent_process():
-        parent.join()
-        os._exit(1)
 
 
 def _warm_up() -> None:
