@@ -28,7 +28,7 @@ function thickness(node, most) {
 }
 
 function healthOf(node) {
-  return node.present ? node.health ?? "not registered" : "absent";
+  return node.present ? node.health ?? "no word" : "absent";
 }
 
 function says(node) {
