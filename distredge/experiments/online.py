@@ -66,7 +66,8 @@ _PATIENCE_S = 60.0
 class Passage:
     """How a stream went through it; latencies in ms, medians.
 
-    `back_s`: from the change until the first of `STEADY` frames, nine in ten of which are near the oracle's, if ever.
+    `back_s`: from the change until the first frame that is near the oracle's, as is the median of the `STEADY` frames
+    from it on, if ever.
     """
 
     images: int
@@ -231,9 +232,9 @@ def _passage(
 
 
 def _back_s(at_s: FloatArray, ms: FloatArray, near_ms: float) -> float | None:
-    """When, after moment 0, the first frame came of `STEADY` ones of which nine in ten are near."""
-    for i in np.flatnonzero(at_s > 0.0):
-        if len(ms) - i >= STEADY and np.mean(ms[i : i + STEADY] <= near_ms) >= 0.9:
+    """When, after moment 0, the first frame came that is near, as is the median of the `STEADY` ones from it on."""
+    for i in np.flatnonzero((at_s > 0.0) & (ms <= near_ms)):
+        if len(ms) - i >= STEADY and np.median(ms[i : i + STEADY]) <= near_ms:
             return float(at_s[i])
     return None
 
