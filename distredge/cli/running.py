@@ -328,9 +328,10 @@ def _controlled(
     if not re.fullmatch(NODE_NAME, name):
         raise InputError(f"'{name}' cannot name a requester: use letters, digits, '.', '_' and '-'")
     from distredge.control.client import Api
-    from distredge.runtime.controlled import Controlled, upload_policy
+    from distredge.runtime.controlled import Controlled, upload_policy, upload_profiles
 
     api = Api(url, token, ca)
+    upload_profiles(api, scenario)
     sha256 = upload_policy(api, policy) if policy else None
     return lambda requester: Controlled(api, requester, name, scenario, sha256)
 

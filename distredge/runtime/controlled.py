@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
+from urllib.parse import quote
 
 from pydantic import ValidationError
 
@@ -135,6 +136,15 @@ class Controlled(Thread):
 def _check_hash(what: str, found: str, ordered: str) -> None:
     if found != ordered:
         raise InputError(f"the controller sent another {what} ({found[:12]}) than it ordered ({ordered[:12]})")
+
+
+def upload_profiles(api: Api, scenario: Scenario) -> None:
+    """Give the controller those profiles of a scenario that are files here: it knows the shipped ones only."""
+    for name in dict.fromkeys(p.profile for p in scenario.providers):
+        path = next((p for p in (scenario.folder / name, Path(name)) if p.suffix and p.is_file()), None)
+        if path is not None:
+            kind = "application/json" if path.suffix == ".json" else "application/yaml"
+            api.call("PUT", f"/v1/profiles/{quote(path.stem, safe='')}", path.read_bytes(), kind)
 
 
 def upload_policy(api: Api, path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from distredge.control.client import RefusedError, UnreachableError
 from distredge.control.schema import Latencies, Orders, Telemetry, plan_sha256
 from distredge.model.load import load_model
 from distredge.plans.plan import Plan
-from distredge.runtime.controlled import Controlled
+from distredge.runtime.controlled import Controlled, upload_profiles
 from distredge.scenario import load_scenario
 from distredge.testing.providers import equal_plan
 
@@ -31,7 +32,7 @@ class Scripted:
     def call(self, method: str, path: str, body: bytes | None = None, kind: str = "application/json") -> bytes:
         if self.problem:
             raise self.problem
-        self.said.append((method, path, json.loads(body) if body else None))
+        self.said.append((method, path, json.loads(body) if body and kind == "application/json" else body))
         if (method, path) == ("POST", "/v1/streams"):
             return json.dumps({"stream": f"s{len(self.said)}", "orders": self.orders.model_dump()}).encode()
         if path.startswith("/v1/plans/"):
@@ -135,3 +136,18 @@ def test_a_controller_that_has_forgotten_the_stream_is_told_of_it_again_and_its_
     assert stream.obeyed[-1] == (0, None)
     tied._tell()
     assert api.said[-1][1].startswith("/v1/streams/s")
+
+
+def test_profiles_that_are_files_here_go_to_the_controller_first(tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text('{"a": 1}')
+    (tmp_path / "board.yaml").write_text("b: 2")
+    (tmp_path / "lab.yaml").write_text(
+        "schema_version: 1\nname: lab\nproviders:\n"
+        "  - {name: a, profile: mine.json, bandwidth_mbps: 50}\n"
+        "  - {name: b, profile: jetson-nano, bandwidth_mbps: 50}\n"
+        "  - {name: c, profile: board.yaml, bandwidth_mbps: 50}\n"
+        "  - {name: d, profile: mine.json, bandwidth_mbps: 50}\n"
+    )
+    api = Scripted()
+    upload_profiles(api, load_scenario(tmp_path / "lab.yaml"))  # type: ignore[arg-type]
+    assert api.said == [("PUT", "/v1/profiles/mine", {"a": 1}), ("PUT", "/v1/profiles/board", b"b: 2")]
