@@ -75,6 +75,7 @@ def plan(tmp_path: Path) -> Plan:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_a_stream_obeys_outlives_its_controller_and_tells_what_happened_meanwhile(tmp_path: Path, plan: Plan) -> None:
     state, log = tmp_path / "state.sqlite", tmp_path / "log"
     serve = ["controller", "--json", "--state", str(state), "--models", str(tmp_path)]
@@ -132,7 +133,7 @@ def test_a_stream_obeys_outlives_its_controller_and_tells_what_happened_meanwhil
                         "devices are heard of again",
                     )
                     api.call("POST", f"{where}/unpin", b"{}")
-                    out, _ = stream.communicate(timeout=100)
+                    out, _ = stream.communicate(timeout=250)
                     events = json.loads(api.call("GET", f"/v1/events?limit=500&stream={known['stream']}"))
             finally:
                 stream.kill()
