@@ -28,7 +28,7 @@ from distredge.scenario import Scenario
 TELL_S = 0.5
 """Between two messages."""
 
-NOT_KNOWN = 404
+NOT_KNOWN, UNABLE = 404, 500
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,8 @@ class Controlled(Thread):
             path = f"/v1/streams/{self._stream}/telemetry"
             answer = self._api.call("POST", path, self._untold.model_dump_json().encode())
         except RefusedError as exc:
-            self._untold = None  # it would be refused again
+            if exc.status < UNABLE:
+                self._untold = None  # it would be refused again
             if exc.status != NOT_KNOWN:
                 raise
             self._open()

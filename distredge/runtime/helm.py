@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 class Helm:
     """See the module. `found` is called by another thread, without the lock, with what the improver finds.
 
-    Without an improver nothing is ever proposed.
+    Without an improver the simulator is not asked.
     """
 
     def __init__(
@@ -48,7 +48,8 @@ class Helm:
         self._first, self._watch, self._improver, self._clock = first, watch, improver, clock
         self._improvement = Improvement(improver, found) if improver else None
         self._decide_s = 0.0
-        self._wanted: Proposal | None = None
+        self._wanted: tuple[Offer, Proposal] | None = None
+        """What is to come into force as soon as it can."""
 
     def begin(self, conductor: Conductor) -> None:
         """The first plan is being made ready for."""
@@ -92,10 +93,10 @@ class Helm:
         """Whatever has become due."""
         now = self._clock()
         if proposal := self.steering.verdict():
-            self._wanted = proposal
+            self._wanted = self._offer(proposal), proposal
         bound = self._conductor.bound
-        if self._wanted and bound and not same(self._wanted.bound, bound):
-            self._propose(self._wanted)
+        if self._wanted and bound and not same(self._wanted[1].bound, bound):
+            self._take(*self._wanted)
         if now >= self._decide_s:
             self._decide(self._conductor.situation())
 
@@ -116,7 +117,8 @@ class Helm:
         self.steering.pinned, self.orders, self._wanted = orders.pinned, orders, None
         if bound is not None:
             predicted = bound.plan.predicted.latency_ms if bound.plan.predicted else None
-            self._wanted = Proposal(bound, "controller", orders.reason, predicted)
+            proposal = Proposal(bound, "controller", orders.reason, predicted)
+            self._wanted = self._offer(proposal), proposal
 
     def telemetry(self) -> Telemetry:
         """All since the last time this was asked, to be told."""
@@ -140,17 +142,18 @@ class Helm:
         """Ask the policy."""
         self._decide_s = self._clock() + DECIDE_S
         if proposal := self.steering.decide(situation, self._watch.rates()):
-            self._propose(proposal)
+            self._take(self._offer(proposal), proposal)
 
-    def _propose(self, proposal: Proposal) -> None:
+    def _offer(self, proposal: Proposal) -> Offer:
+        """A proposal for the conductor; takes as long as one simulated frame."""
         expected = self._improver.expected(proposal.bound) if self._improver else {}
-        self._take(Offer(proposal.bound, expected, proposal.reason), proposal)
+        return Offer(proposal.bound, expected, proposal.reason)
 
     def _take(self, offer: Offer, proposal: Proposal) -> None:
         epoch = self._conductor.offer(offer)
         if epoch is None:
             return
-        if proposal is self._wanted and not self.steering.pinned:
+        if self._wanted and proposal is self._wanted[1] and not self.steering.pinned:
             self._wanted = None
         if epoch > self.account.epoch:
             self.steering.taken(epoch, proposal)

@@ -94,10 +94,6 @@ class Steering:
         self._refused.clear()
         self._before = self._before_ms = None
 
-    def measured_ms(self) -> float | None:
-        """What a frame takes under the plan in force since the world last changed; None if too little is known."""
-        return statistics.median(self._recent) if len(self._recent) >= COMPARED else None
-
     def accepts(self, bound: BoundPlan) -> bool:
         """Whether a plan may be changed to of one's own accord."""
         return not self.pinned and not any(same(bound, refused) for refused in self._refused)

@@ -107,8 +107,9 @@ def test_a_plan_that_is_not_the_ordered_one_is_not_taken(tie: Tie) -> None:
 def test_what_was_not_taken_is_told_again_word_for_word(tie: Tie) -> None:
     tied, api, stream = tie
     tied._tell()
-    api.problem = UnreachableError("away")
-    for _ in range(4):
+    for problem in (UnreachableError("away"), RefusedError(503, "the disk is full")):
+        api.problem = problem
+        tied._attempt(tied._tell)
         tied._attempt(tied._tell)
     api.problem = None
     tied._attempt(tied._tell)

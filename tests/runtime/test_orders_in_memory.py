@@ -168,3 +168,22 @@ def test_a_plan_of_another_model_is_refused(graph: LayerGraph, store: ModelStore
     model = other.plan.model.model_copy(update={"sha256": "0" * 64})
     with pytest.raises(PlanError):
         stage.requester.helm.obey(Orders(version=1), other.plan.model_copy(update={"model": model}), None)
+
+
+def test_an_order_that_cannot_be_carried_out_yet_is_simulated_once(
+    graph: LayerGraph, store: ModelStore, other: BoundPlan
+) -> None:
+    stage, simulated = Stage(graph, store), []
+
+    class Counting:
+        def expected(self, bound: BoundPlan) -> dict[tuple[str, int], float]:
+            simulated.append(bound)
+            return {}
+
+    stage.network.kill("p2")
+    stage.until(lambda: len(stage.requester.begun) > 1, 5.0)
+    stage.requester.helm._improver = Counting()  # type: ignore[assignment]
+    stage.order(other, pinned=True)
+    stage.network.run_until(stage.network.now + 5.0)
+    assert len(simulated) == 1
+    assert stage.in_force != key(other)
